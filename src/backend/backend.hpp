@@ -1,0 +1,211 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend/batch.hpp"
+#include "format/tensor-source.hpp"
+#include "tensor/dtype.hpp"
+
+/// The operations a device must offer. The forward pass (src/model) is written once over this interface;
+/// reference-backend.hpp computes each of them in the plainest way, and every other backend must agree with it.
+///
+/// Unless stated otherwise the first `step.nTokens` rows of each buffer take part. Operations may be asynchronous: the
+/// order of calls is the order of effects, and download() waits. They neither allocate nor throw, except CudaError.
+namespace dllama {
+
+/// Memory on the device that frees itself.
+using DeviceMemory = std::unique_ptr<std::byte, std::function<void(std::byte*)>>;
+
+/// A buffer for activations: up to maxRows rows of cols values. Quantised matrices read activations as Q80 (a block of
+/// 32 bytes with one scale); an operation that writes a buffer made with `quantized` writes that form too, in a layout
+/// of the backend's own.
+struct Activations {
+    int maxRows = 0;
+    int cols = 0;
+    float* f32 = nullptr;     // (maxRows, cols)
+    void* q80 = nullptr;      // null unless made with `quantized`
+    DeviceMemory memory;
+};
+
+/// f32 values on the device: norm weights, tables.
+struct Vector {
+    int64_t size = 0;
+    float* data = nullptr;
+    DeviceMemory memory;
+};
+
+/// A weight matrix (rows = outputs, cols = inputs) with an optional bias, in the layout its backend likes best.
+class Matrix {
+  public:
+    virtual ~Matrix() = default;
+    DType dtype = DType::F32;
+    int64_t rows = 0;
+    int64_t cols = 0;
+    /// Device memory it takes; 0 where it is used in place.
+    size_t deviceBytes = 0;
+};
+
+/// What a matrix is made of: slices stacked by rows (q, k and v of a layer, say), of one dtype and width.
+struct MatrixSpec {
+    std::vector<TensorSlice> weights;
+    /// Empty, or slices of vectors that together have as many values as the matrix has rows.
+    std::vector<TensorSlice> biases;
+};
+
+/// The routed experts of one layer. An expert that another rank owns has an empty spec and adds nothing.
+struct ExpertSpec {
+    MatrixSpec gate, up, down;
+};
+class ExpertSet {
+  public:
+    virtual ~ExpertSet() = default;
+    int nExperts = 0;
+    size_t deviceBytes = 0;
+};
+
+/// out = weight * (x - mean) / sqrt(variance + eps) + bias, or for Rms out = weight * x / sqrt(mean(x^2) + eps).
+struct Norm {
+    enum class Kind { Rms, Layer };
+    Kind kind = Kind::Rms;
+    float eps = 1e-5f;
+    Vector weight;
+    Vector bias;  // Layer only
+};
+
+enum class Activation { Silu, GeluTanh };
+
+/// How q and k are rotated. Part p of a head is its values [p * rotaryDim, (p + 1) * rotaryDim), turned by the angles of
+/// ropePositions row p; the rest of the head passes through. Interleaved turns the pairs (2j, 2j+1), HalfSplit the
+/// pairs (j, j + rotaryDim / 2).
+struct Rope {
+    enum class Style { Interleaved, HalfSplit };
+    Style style = Style::HalfSplit;
+    int parts = 1;      // 2: 2D RoPE of the original GLM
+    int rotaryDim = 0;  // values of each part that are rotated
+    Vector cos, sin;    // (positions, rotaryDim / 2), made in double on the host
+};
+
+/// The attention heads of this rank. The local query head h reads the local KV head (h + headOffset) / group: a rank's
+/// heads may begin in the middle of a group.
+struct AttentionShape {
+    int nHeads = 0;
+    int nKvHeads = 0;
+    int headDim = 0;
+    int group = 1;
+    int headOffset = 0;
+    int qkvCols() const { return (nHeads + 2 * nKvHeads) * headDim; }
+};
+
+/// The paged KV cache of one layer on this rank: k and v are (nBlocks, nKvHeads, kKvBlockPositions, headDim) in dtype.
+struct KvLayer {
+    DType dtype = DType::F16;  // F16 or F32
+    int nBlocks = 0;
+    int nKvHeads = 0;
+    int headDim = 0;
+    void* k = nullptr;
+    void* v = nullptr;
+    DeviceMemory memory;
+};
+
+/// Chooses experts for each token. With s = sigmoid(W x) or softmax(W x), in f32: the topK experts of largest
+/// s + bias among the topGroups of nGroups groups (a group's rank is the sum of its two best s + bias; one group: no
+/// restriction) take part with weight s, divided by (their sum + 1e-20) if `normalize`, times `scale`. Of equal
+/// scores the lower index wins. (transformers, modeling_glm4_moe)
+struct Router {
+    enum class Score { Softmax, Sigmoid };
+    Score score = Score::Sigmoid;
+    int nExperts = 0;
+    int topK = 0;
+    int nGroups = 1;
+    int topGroups = 1;
+    bool normalize = true;
+    float scale = 1.0f;
+    Vector weight;  // (nExperts, dim)
+    Vector bias;    // (nExperts), or none
+};
+
+/// The chosen experts: (maxRows, topK) each.
+struct Routing {
+    int topK = 0;
+    int32_t* experts = nullptr;
+    float* weights = nullptr;
+    DeviceMemory memory;
+};
+
+/// x = base; x += post(y); out = next(x). Every pointer but x may be null: without `scaledBase` x keeps its value, else
+/// x = alpha * scaledBase; without `post` y is added as it is. `out` and `next` go together.
+struct AddNorm {
+    Activations* x = nullptr;
+    const Activations* y = nullptr;
+    const Norm* post = nullptr;
+    const Activations* scaledBase = nullptr;
+    float alpha = 1.0f;
+    const Norm* next = nullptr;
+    Activations* out = nullptr;
+};
+
+class Backend {
+  public:
+    virtual ~Backend() = default;
+
+    /// "cpu (avx2, 8 threads)", "cuda:0 (NVIDIA GeForce RTX 3060)".
+    virtual std::string name() const = 0;
+
+    // Memory. What these return lives no longer than the backend.
+    virtual Activations allocateActivations(int maxRows, int cols, bool quantized) = 0;
+    virtual KvLayer allocateKvLayer(DType dtype, int nBlocks, int nKvHeads, int headDim) = 0;
+    virtual Routing allocateRouting(int maxRows, int topK) = 0;
+    virtual Vector uploadVector(const float* values, int64_t n) = 0;
+
+    // Weights. Thread-safe: the loader calls them from many threads, one tensor group each. The source must outlive
+    // what is made from it.
+    virtual Vector loadVector(const TensorSource& source, const TensorSlice& slice) = 0;
+    virtual std::unique_ptr<Matrix> loadMatrix(const TensorSource& source, const MatrixSpec& spec) = 0;
+    virtual std::unique_ptr<ExpertSet> loadExperts(const TensorSource& source, const std::vector<ExpertSpec>& specs) = 0;
+
+    /// Runs one step. `shape` names what body() does (equal shape: the same calls on the same buffers, only the
+    /// uploaded inputs differ), so that a backend may record it once and replay it.
+    virtual void run(const std::string& shape, const std::function<void()>& body) = 0;
+    /// Brings a batch to the device. `batch` must stay unchanged until the step has been downloaded.
+    virtual const StepInputs& upload(const Batch& batch) = 0;
+    /// Waits and copies the first `rows` rows to dst (rows, cols).
+    virtual void download(const Activations& from, int rows, float* dst) = 0;
+    /// Copies (rows, cols) values from host memory into the buffer's f32 form.
+    virtual void uploadActivations(const float* src, int rows, Activations& to) = 0;
+
+    /// x = the batch's embedding rows as f32.
+    virtual void embed(const StepInputs& step, Activations& x) = 0;
+    /// Residual addition and norm. Bit-identical on every backend of the same kind of machine and on every CPU: sums run
+    /// over 16 lanes (value i belongs to lane i % 16) that are added pairwise (8 + 8, 4 + 4, 2 + 2, 1 + 1), without fused
+    /// multiply-add, so that all ranks of a cluster keep the same residual and choose the same experts.
+    virtual void addNorm(const StepInputs& step, const AddNorm& op) = 0;
+    /// out = W in + bias, or out += W in + bias. (nTokens, rows)
+    virtual void linear(const StepInputs& step, const Activations& in, const Matrix& w, Activations& out,
+                        bool accumulate = false) = 0;
+    /// out = act(gate in) * (up in), or act(up in + bias) without a gate.
+    virtual void ffnUp(const StepInputs& step, const Activations& in, const Matrix* gate, const Matrix& up,
+                       Activation act, Activations& out) = 0;
+    /// qkv is (nTokens, q | k | v). Normalises each head of q and k (if the norms are given; weight of headDim values),
+    /// rotates q in place, and stores rotated k and v in the cache at the tokens' positions.
+    virtual void ropeStore(const StepInputs& step, Activations& qkv, const AttentionShape& shape, const Rope& rope,
+                           const Norm* qNorm, const Norm* kNorm, KvLayer& kv) = 0;
+    /// out = softmax(q K^T / sqrt(headDim)) V over the first `visible` cached positions. (nTokens, nHeads * headDim)
+    virtual void attention(const StepInputs& step, const Activations& qkv, const AttentionShape& shape,
+                           const KvLayer& kv, Activations& out) = 0;
+    /// Router logits in the summation order of addNorm.
+    virtual void route(const StepInputs& step, const Activations& in, const Router& router, Routing& routing) = 0;
+    /// out += sum over a token's experts of weight * down(silu(gate in) * (up in)).
+    virtual void experts(const StepInputs& step, const Activations& in, const Routing& routing, const ExpertSet& experts,
+                         Activations& out) = 0;
+    /// out row i = x row outputRows[i], for nOutputs rows.
+    virtual void gatherOutputs(const StepInputs& step, const Activations& x, Activations& out) = 0;
+    /// logits = W in for nOutputs rows. (nOutputs, rows)
+    virtual void head(const StepInputs& step, const Activations& in, const Matrix& w, Activations& logits) = 0;
+};
+
+}  // namespace dllama
