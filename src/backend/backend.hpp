@@ -27,8 +27,8 @@ using DeviceMemory = std::unique_ptr<std::byte, std::function<void(std::byte*)>>
 struct Activations {
     int maxRows = 0;
     int cols = 0;
-    float* f32 = nullptr;     // (maxRows, cols)
-    void* q80 = nullptr;      // null unless made with `quantized`
+    float* f32 = nullptr;  // (maxRows, cols)
+    void* q80 = nullptr;   // null unless made with `quantized`
     DeviceMemory memory;
 };
 
@@ -79,8 +79,8 @@ struct Norm {
 
 enum class Activation { Silu, GeluTanh };
 
-/// How q and k are rotated. Part p of a head is its values [p * rotaryDim, (p + 1) * rotaryDim), turned by the angles of
-/// ropePositions row p; the rest of the head passes through. Interleaved turns the pairs (2j, 2j+1), HalfSplit the
+/// How q and k are rotated. Part p of a head is its values [p * rotaryDim, (p + 1) * rotaryDim), turned by the angles
+/// of ropePositions row p; the rest of the head passes through. Interleaved turns the pairs (2j, 2j+1), HalfSplit the
 /// pairs (j, j + rotaryDim / 2).
 struct Rope {
     enum class Style { Interleaved, HalfSplit };
@@ -166,7 +166,8 @@ class Backend {
     // what is made from it.
     virtual Vector loadVector(const TensorSource& source, const TensorSlice& slice) = 0;
     virtual std::unique_ptr<Matrix> loadMatrix(const TensorSource& source, const MatrixSpec& spec) = 0;
-    virtual std::unique_ptr<ExpertSet> loadExperts(const TensorSource& source, const std::vector<ExpertSpec>& specs) = 0;
+    virtual std::unique_ptr<ExpertSet> loadExperts(const TensorSource& source,
+                                                   const std::vector<ExpertSpec>& specs) = 0;
 
     /// Runs one step. `shape` names what body() does (equal shape: the same calls on the same buffers, only the
     /// uploaded inputs differ), so that a backend may record it once and replay it.
@@ -180,9 +181,9 @@ class Backend {
 
     /// x = the batch's embedding rows as f32.
     virtual void embed(const StepInputs& step, Activations& x) = 0;
-    /// Residual addition and norm. Bit-identical on every backend of the same kind of machine and on every CPU: sums run
-    /// over 16 lanes (value i belongs to lane i % 16) that are added pairwise (8 + 8, 4 + 4, 2 + 2, 1 + 1), without fused
-    /// multiply-add, so that all ranks of a cluster keep the same residual and choose the same experts.
+    /// Residual addition and norm. Bit-identical on every backend of the same kind of machine and on every CPU: sums
+    /// run over 16 lanes (value i belongs to lane i % 16) that are added pairwise (8 + 8, 4 + 4, 2 + 2, 1 + 1), without
+    /// fused multiply-add, so that all ranks of a cluster keep the same residual and choose the same experts.
     virtual void addNorm(const StepInputs& step, const AddNorm& op) = 0;
     /// out = W in + bias, or out += W in + bias. (nTokens, rows)
     virtual void linear(const StepInputs& step, const Activations& in, const Matrix& w, Activations& out,
@@ -200,8 +201,8 @@ class Backend {
     /// Router logits in the summation order of addNorm.
     virtual void route(const StepInputs& step, const Activations& in, const Router& router, Routing& routing) = 0;
     /// out += sum over a token's experts of weight * down(silu(gate in) * (up in)).
-    virtual void experts(const StepInputs& step, const Activations& in, const Routing& routing, const ExpertSet& experts,
-                         Activations& out) = 0;
+    virtual void experts(const StepInputs& step, const Activations& in, const Routing& routing,
+                         const ExpertSet& experts, Activations& out) = 0;
     /// out row i = x row outputRows[i], for nOutputs rows.
     virtual void gatherOutputs(const StepInputs& step, const Activations& x, Activations& out) = 0;
     /// logits = W in for nOutputs rows. (nOutputs, rows)
