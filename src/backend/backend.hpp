@@ -138,7 +138,7 @@ struct Routing {
 };
 
 /// x = base; x += post(y); out = next(x). Every pointer but x may be null: without `scaledBase` x keeps its value, else
-/// x = alpha * scaledBase; without `post` y is added as it is. `out` and `next` go together.
+/// x = alpha * scaledBase; without `post` y is added as it is. `out` and `next` go together; `out` may be `scaledBase`.
 struct AddNorm {
     Activations* x = nullptr;
     const Activations* y = nullptr;
@@ -179,6 +179,8 @@ class Backend {
     /// Copies (rows, cols) values from host memory into the buffer's f32 form.
     virtual void uploadActivations(const float* src, int rows, Activations& to) = 0;
 
+    /// The first nTokens rows of x become zero.
+    virtual void clear(const StepInputs& step, Activations& x) = 0;
     /// x = the batch's embedding rows as f32.
     virtual void embed(const StepInputs& step, Activations& x) = 0;
     /// Residual addition and norm. Bit-identical on every backend of the same kind of machine and on every CPU: sums

@@ -190,6 +190,10 @@ class ReferenceBackend final : public Backend {
         std::copy_n(src, static_cast<size_t>(rows) * to.cols, to.f32);
     }
 
+    void clear(const StepInputs& step, Activations& x) override {
+        std::fill_n(x.f32, static_cast<size_t>(step.nTokens) * x.cols, 0.0f);
+    }
+
     void embed(const StepInputs& step, Activations& x) override {
         dequantize(step.embeddingType, step.embeddings, x.f32, static_cast<int64_t>(step.nTokens) * x.cols);
     }

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <vector>
+
+#include "backend/batch.hpp"
+#include "model/decoder.hpp"
+
+namespace dllama {
+
+/// What the engine drives: one rank alone, or a whole cluster seen from its root.
+class ForwardPass {
+  public:
+    virtual ~ForwardPass() = default;
+    /// Runs one step; `logits` becomes (nOutputs, vocab size). Throws PeerLost when the cached positions of all
+    /// sequences are lost and must be computed again.
+    virtual void forward(const Batch& batch, std::vector<float>& logits) = 0;
+    virtual const DecoderLimits& limits() const = 0;
+};
+
+/// A decoder on this machine.
+class LocalForward final : public ForwardPass {
+  public:
+    explicit LocalForward(Decoder& decoder) : decoder_(decoder) {}
+    void forward(const Batch& batch, std::vector<float>& logits) override { decoder_.forward(batch, logits); }
+    const DecoderLimits& limits() const override { return decoder_.limits(); }
+
+  private:
+    Decoder& decoder_;
+};
+
+}  // namespace dllama

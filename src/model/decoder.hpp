@@ -1,0 +1,77 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "arch/architecture.hpp"
+#include "backend/backend.hpp"
+#include "model/weights.hpp"
+#include "parallel/communicator.hpp"
+#include "parallel/shard-plan.hpp"
+
+namespace dllama {
+
+/// What one step may hold at most, and how much KV cache there is.
+struct DecoderLimits {
+    int maxTokens = 512;   // tokens in a batch
+    int maxOutputs = 64;   // rows of logits in a batch
+    int nKvBlocks = 0;     // blocks of kKvBlockPositions positions in the cache of each layer
+    int maxPositions = 0;  // positions that RoPE tables cover
+    DType kvType = DType::F16;
+};
+
+/// The forward pass of one rank, from embedding rows to this rank's slice of the logits. Everything it refers to must
+/// outlive it. Not thread-safe.
+class Decoder {
+  public:
+    Decoder(const Architecture& arch, const ShardPlan& plan, int rank, const Weights& weights, Backend& backend,
+            Communicator& comm, const DecoderLimits& limits);
+
+    /// Runs one step. On rank 0 `logits` becomes (nOutputs, vocab size); on other ranks it is left empty. Throws
+    /// PeerLost if a rank is lost on the way; the KV cache is then undefined.
+    void forward(const Batch& batch, std::vector<float>& logits);
+
+    const DecoderLimits& limits() const { return limits_; }
+    size_t kvBytes() const { return kvBytes_; }
+
+    /// Bytes of KV cache that one position takes on a rank of this shape, over all layers.
+    static size_t kvBytesPerPosition(const Architecture& arch, const AttentionShape& shape, DType kvType);
+    /// Bytes of the activation buffers on a rank, for memory reports.
+    static size_t bufferBytes(const Architecture& arch, const RankShare& share, const DecoderLimits& limits);
+
+  private:
+    void attentionBlock(const StepInputs& step, const LayerWeights& w, KvLayer& kv);
+    void feedForwardBlock(const StepInputs& step, const LayerWeights& w, const Norm* nextNorm);
+    void denseFfn(const StepInputs& step, const FfnWeights& w, Activations& hidden, bool accumulate);
+    void mixture(const StepInputs& step, const MoeWeights& w);
+
+    const Architecture& arch_;
+    const ShardPlan& plan_;
+    const int rank_;
+    const Weights& weights_;
+    Backend& backend_;
+    Communicator& comm_;
+    const DecoderLimits limits_;
+    const AttentionShape shape_;
+
+    Rope rope_;
+    std::vector<KvLayer> kv_;  // one a layer
+    size_t kvBytes_ = 0;
+    std::vector<int> vocabularySizes_;  // of each rank's slice
+
+    // Buffers of a step; (rows, cols) with rows up to maxTokens.
+    Activations x_;        // (nTokens, dim)        the residual
+    Activations normed_;   // (nTokens, dim)        what a block reads
+    Activations qkv_;      // (nTokens, q | k | v)
+    Activations context_;  // (nTokens, heads * headDim)
+    Activations hidden_;   // (nTokens, ffn)        inside the dense FFN
+    Activations shared_;   // (nTokens, shared)     inside the shared experts
+    Activations y_;        // (nTokens, dim)        a block's output, this rank's part and then the sum
+    Routing routing_;      // (nTokens, topK)
+    Activations last_;     // (nOutputs, dim)
+    Activations logits_;   // (nOutputs, vocabulary slice)
+    std::vector<float> localLogits_;
+};
+
+}  // namespace dllama

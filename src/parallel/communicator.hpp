@@ -1,0 +1,37 @@
+#pragma once
+
+#include <algorithm>
+#include <span>
+
+#include "backend/backend.hpp"
+
+namespace dllama {
+
+/// How the ranks of a cluster meet in the middle of a step. Every rank makes the same calls in the same order. Throws
+/// PeerLost when another rank does not answer in time.
+class Communicator {
+  public:
+    virtual ~Communicator() = default;
+    virtual int rank() const = 0;
+    virtual int nRanks() const = 0;
+
+    /// x = the sum over all ranks of the first nTokens rows of x, added in rank order: all ranks hold the same bits.
+    virtual void allReduceSum(const StepInputs& step, Activations& x) = 0;
+
+    /// Rank r contributes `mine`, nRows rows of colsOfRank[r] values; rank 0 receives them side by side in
+    /// `all` (nRows, sum of colsOfRank). `all` is ignored on other ranks.
+    virtual void gatherRows(std::span<const float> mine, int nRows, std::span<const int> colsOfRank, float* all) = 0;
+};
+
+/// One rank alone.
+class SingleRank final : public Communicator {
+  public:
+    int rank() const override { return 0; }
+    int nRanks() const override { return 1; }
+    void allReduceSum(const StepInputs&, Activations&) override {}
+    void gatherRows(std::span<const float> mine, int, std::span<const int>, float* all) override {
+        std::copy(mine.begin(), mine.end(), all);
+    }
+};
+
+}  // namespace dllama
