@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "backend/batch.hpp"
+#include "base/errors.hpp"
 #include "model/decoder.hpp"
 
 namespace dllama {
@@ -14,6 +15,9 @@ class ForwardPass {
     /// Runs one step; `logits` becomes (nOutputs, vocab size). Throws PeerLost when the cached positions of all
     /// sequences are lost and must be computed again.
     virtual void forward(const Batch& batch, std::vector<float>& logits) = 0;
+    /// Makes forward() possible again after PeerLost, with an empty cache: waits for the lost rank or goes on without
+    /// it. Throws `lost` again if neither is possible.
+    virtual void recover(const PeerLost& lost) { throw lost; }
     virtual const DecoderLimits& limits() const = 0;
 };
 
