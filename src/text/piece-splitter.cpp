@@ -1,0 +1,108 @@
+#include "text/piece-splitter.hpp"
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
+#include "base/errors.hpp"
+#include "text/utf8.hpp"
+
+namespace dllama {
+namespace {
+
+std::string errorText(int code) {
+    PCRE2_UCHAR text[256];
+    pcre2_get_error_message(code, text, sizeof(text));
+    return reinterpret_cast<const char*>(text);
+}
+
+/// `\s` and `\S` written as properties; every other escape stays.
+std::string withWhiteSpaceProperty(std::string_view pattern) {
+    std::string result;
+    for (size_t i = 0; i < pattern.size(); i++) {
+        if (pattern[i] != '\\' || i + 1 == pattern.size()) {
+            result += pattern[i];
+            continue;
+        }
+        const char escaped = pattern[++i];
+        if (escaped == 's') {
+            result += "\\p{White_Space}";
+        } else if (escaped == 'S') {
+            result += "\\P{White_Space}";
+        } else {
+            result += '\\';
+            result += escaped;
+        }
+    }
+    return result;
+}
+
+struct MatchDataDeleter {
+    void operator()(pcre2_match_data* data) const { pcre2_match_data_free(data); }
+};
+
+}  // namespace
+
+struct PieceSplitter::Pattern {
+    explicit Pattern(const std::string& source) {
+        const std::string text = withWhiteSpaceProperty(source);
+        int error = 0;
+        PCRE2_SIZE offset = 0;
+        code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(),
+                             PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &offset, nullptr);
+        if (!code) throw FormatError("the pattern {} is faulty: {}", source, errorText(error));
+        // Without a just-in-time compiler for this machine the interpreter does the same work, slower.
+        pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);
+    }
+    ~Pattern() { pcre2_code_free(code); }
+    Pattern(const Pattern&) = delete;
+
+    void split(std::string_view text, std::vector<std::string_view>& pieces) const;
+
+    pcre2_code* code = nullptr;
+};
+
+void PieceSplitter::Pattern::split(std::string_view text, std::vector<std::string_view>& pieces) const {
+    const std::unique_ptr<pcre2_match_data, MatchDataDeleter> data(pcre2_match_data_create(1, nullptr));
+    size_t done = 0;  // everything before it is in pieces
+    size_t from = 0;
+    while (from < text.size()) {
+        const auto match = [&](uint32_t options) {
+            return pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from,
+                               PCRE2_NO_UTF_CHECK | options, data.get(), nullptr);
+        };
+        int result = match(0);
+        // The compiled code has a small fixed stack; the interpreter's is on the heap.
+        if (result == PCRE2_ERROR_JIT_STACKLIMIT) result = match(PCRE2_NO_JIT);
+        if (result == PCRE2_ERROR_NOMATCH) break;
+        if (result < 0) throw Error("the tokenizer's pattern fails on this text: {}", errorText(result));
+        const PCRE2_SIZE* range = pcre2_get_ovector_pointer(data.get());
+        if (range[1] <= range[0]) {  // an empty match cuts nothing
+            from = range[0] < text.size() ? range[0] + utf8Step(text.substr(range[0])).length : text.size();
+            continue;
+        }
+        if (range[0] > done) pieces.push_back(text.substr(done, range[0] - done));
+        pieces.push_back(text.substr(range[0], range[1] - range[0]));
+        done = from = range[1];
+    }
+    if (done < text.size()) pieces.push_back(text.substr(done));
+}
+
+PieceSplitter::PieceSplitter(const std::vector<std::string>& patterns) {
+    for (const std::string& pattern : patterns) patterns_.push_back(std::make_unique<Pattern>(pattern));
+}
+
+PieceSplitter::~PieceSplitter() = default;
+PieceSplitter::PieceSplitter(PieceSplitter&&) noexcept = default;
+
+std::vector<std::string_view> PieceSplitter::split(std::string_view text) const {
+    std::vector<std::string_view> pieces;
+    if (!text.empty()) pieces.push_back(text);
+    for (const auto& pattern : patterns_) {
+        std::vector<std::string_view> finer;
+        for (std::string_view piece : pieces) pattern->split(piece, finer);
+        pieces = std::move(finer);
+    }
+    return pieces;
+}
+
+}  // namespace dllama

@@ -1,0 +1,263 @@
+#include "text/tokenizer.hpp"
+
+#include <algorithm>
+#include <array>
+#include <unordered_map>
+#include <utility>
+
+#include "base/errors.hpp"
+#include "text/nfc.hpp"
+#include "text/pair-merger.hpp"
+#include "text/piece-splitter.hpp"
+#include "text/sentencepiece-model.hpp"
+#include "text/utf8.hpp"
+
+namespace dllama {
+namespace {
+
+using Kind = TokenizerFile::Kind;
+
+/// A word like ChatGLM3's "sop" would be found inside others ("soprano"), so only the chat format can write it.
+bool isParsed(std::string_view text) {
+    return !std::all_of(text.begin(), text.end(),
+                        [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); });
+}
+
+}  // namespace
+
+struct Tokenizer::Parts {
+    explicit Parts(TokenizerFile source);
+
+    void encodePlain(std::string_view text, PairMerger::Scratch& scratch, std::vector<int>& ids) const;
+    const SpecialToken* specialAt(std::string_view text) const;
+    /// Calls plain(text) and special(id) for the parts of `text` in order.
+    template <typename Plain, typename Special>
+    void parse(std::string_view text, const Plain& plain, const Special& special) const;
+
+    TokenizerFile file;
+    std::vector<bool> hidden;
+    std::vector<bool> inSpecialList;
+    std::vector<bool> eos;
+    std::unordered_map<std::string_view, int> specialIds;
+    std::array<std::vector<const SpecialToken*>, 256> specialByFirstByte;  // longest first
+    std::optional<PairMerger> merger;                                      // Bpe, ScoredPieces
+    std::optional<PieceSplitter> splitter;                                 // Bpe
+    std::optional<SentencePieceModel> sentencePiece;                       // SentencePiece
+    bool addsBlank = false;
+};
+
+Tokenizer::Parts::Parts(TokenizerFile source) : file(std::move(source)) {
+    const size_t size = file.vocab.size();
+    hidden.resize(size);
+    inSpecialList.resize(size);
+    eos.resize(size);
+    for (const SpecialToken& token : file.special) {
+        const auto id = static_cast<size_t>(token.id);
+        inSpecialList[id] = true;
+        if (token.special) hidden[id] = true;
+        specialIds.emplace(token.text, token.id);
+        if (isParsed(token.text)) specialByFirstByte[static_cast<uint8_t>(token.text[0])].push_back(&token);
+    }
+    for (auto& tokens : specialByFirstByte) {
+        std::stable_sort(tokens.begin(), tokens.end(),
+                         [](const auto* a, const auto* b) { return a->text.size() > b->text.size(); });
+    }
+    if (file.bosId >= 0) hidden[static_cast<size_t>(file.bosId)] = true;
+    for (int id : file.eosIds) hidden[static_cast<size_t>(id)] = eos[static_cast<size_t>(id)] = true;
+    for (size_t id = 0; id < size; id++) {
+        if (file.vocab[id] == fmt::format("<|unused_{}|>", id)) hidden[id] = true;
+    }
+
+    if (file.kind == Kind::SentencePiece) {
+        sentencePiece.emplace(file.model, file.textRules);
+        const int nPieces = sentencePiece->nPieces();
+        if (static_cast<size_t>(nPieces) > size) {
+            throw FormatError("the sentencepiece model has {} pieces, the vocabulary {}", nPieces, size);
+        }
+        for (int id = 0; id < nPieces; id++) {
+            if (sentencePiece->isControl(id)) hidden[static_cast<size_t>(id)] = true;
+        }
+        addsBlank = sentencePiece->addsBlank();
+        if (!file.textRules.empty()) {
+            for (std::string& token : file.vocab) token = SentencePieceModel::printed(token);
+        }
+        return;
+    }
+    std::vector<bool> ordinary(size);
+    for (size_t id = 0; id < size; id++) ordinary[id] = !hidden[id] && !inSpecialList[id];
+    merger.emplace(file, ordinary);
+    if (file.kind == Kind::Bpe) {
+        splitter.emplace(file.patterns);
+    } else {
+        addsBlank = true;
+    }
+}
+
+void Tokenizer::Parts::encodePlain(std::string_view text, PairMerger::Scratch& scratch, std::vector<int>& ids) const {
+    if (text.empty()) return;
+    switch (file.kind) {
+        case Kind::Bpe: {
+            std::string normal;
+            if (file.normalizer == "nfc") {
+                normal = toNfc(text);
+                text = normal;
+            }
+            for (std::string_view piece : splitter->split(text)) merger->encode(piece, scratch, ids);
+            break;
+        }
+        case Kind::ScoredPieces:
+            merger->encode(std::string(1, ' ').append(text), scratch, ids);
+            break;
+        case Kind::SentencePiece:
+            sentencePiece->encode(text, ids);
+            break;
+    }
+}
+
+const SpecialToken* Tokenizer::Parts::specialAt(std::string_view text) const {
+    for (const SpecialToken* token : specialByFirstByte[static_cast<uint8_t>(text[0])]) {
+        if (text.starts_with(token->text)) return token;
+    }
+    return nullptr;
+}
+
+template <typename Plain, typename Special>
+void Tokenizer::Parts::parse(std::string_view text, const Plain& plain, const Special& special) const {
+    size_t done = 0;
+    for (size_t i = 0; i < text.size();) {
+        const SpecialToken* token = specialAt(text.substr(i));
+        if (!token) {
+            i++;
+            continue;
+        }
+        plain(text.substr(done, i - done));
+        special(token->id);
+        i += token->text.size();
+        done = i;
+    }
+    plain(text.substr(done));
+}
+
+Tokenizer::Tokenizer(TokenizerFile file) : parts_(std::make_unique<const Parts>(std::move(file))) {}
+Tokenizer::~Tokenizer() = default;
+Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
+
+std::vector<int> Tokenizer::encode(std::string_view text, SpecialTokens mode, bool addPrefix) const {
+    std::vector<int> ids;
+    if (addPrefix) {
+        ids = parts_->file.prefixIds;
+        if (ids.empty() && parts_->file.addBos && parts_->file.bosId >= 0) ids.push_back(parts_->file.bosId);
+    }
+    std::string replaced;
+    if (!isValidUtf8(text)) {
+        replaced = replaceInvalidUtf8(text);
+        text = replaced;
+    }
+    PairMerger::Scratch scratch;
+    const auto plain = [&](std::string_view part) { parts_->encodePlain(part, scratch, ids); };
+    if (mode == SpecialTokens::Parse) {
+        parts_->parse(text, plain, [&](int id) { ids.push_back(id); });
+    } else {
+        plain(text);
+    }
+    if (addPrefix) ids.insert(ids.end(), parts_->file.suffixIds.begin(), parts_->file.suffixIds.end());
+    return ids;
+}
+
+std::vector<int> Tokenizer::encode(std::span<const TextSegment> segments) const {
+    std::vector<int> ids;
+    PairMerger::Scratch scratch;
+    std::string waiting;  // plain text since the last special token or separate part
+    const auto finish = [&] {
+        parts_->encodePlain(isValidUtf8(waiting) ? waiting : replaceInvalidUtf8(waiting), scratch, ids);
+        waiting.clear();
+    };
+    const auto special = [&](int id) {
+        finish();
+        ids.push_back(id);
+    };
+    for (const TextSegment& segment : segments) {
+        if (segment.separate) finish();
+        if (!segment.parseSpecial) {
+            waiting += segment.text;
+        } else if (const auto id = specialId(segment.text)) {
+            special(*id);
+        } else {
+            parts_->parse(
+                segment.text, [&](std::string_view part) { waiting += part; }, special);
+        }
+        if (segment.separate) finish();
+    }
+    finish();
+    return ids;
+}
+
+std::string Tokenizer::decode(std::span<const int> ids) const {
+    StreamDecoder decoder(*this);
+    std::string text;
+    for (int id : ids) text += decoder.push(id);
+    return text + decoder.flush();
+}
+
+std::string_view Tokenizer::piece(int id) const {
+    if (id < 0 || id >= vocabSize()) return {};
+    return parts_->file.vocab[static_cast<size_t>(id)];
+}
+
+int Tokenizer::vocabSize() const {
+    return static_cast<int>(parts_->file.vocab.size());
+}
+
+std::optional<int> Tokenizer::specialId(std::string_view text) const {
+    const auto found = parts_->specialIds.find(text);
+    if (found == parts_->specialIds.end()) return std::nullopt;
+    return found->second;
+}
+
+bool Tokenizer::isHidden(int id) const {
+    return id < 0 || id >= vocabSize() || parts_->hidden[static_cast<size_t>(id)];
+}
+bool Tokenizer::isSpecial(int id) const {
+    return isHidden(id) || parts_->inSpecialList[static_cast<size_t>(id)];
+}
+bool Tokenizer::isEos(int id) const {
+    return id >= 0 && id < vocabSize() && parts_->eos[static_cast<size_t>(id)];
+}
+bool Tokenizer::addsBlank() const {
+    return parts_->addsBlank;
+}
+const TokenizerFile& Tokenizer::file() const {
+    return parts_->file;
+}
+
+std::string StreamDecoder::push(int id) {
+    const std::string_view piece = tokenizer_.piece(id);
+    if (tokenizer_.isSpecial(id)) {
+        std::string text = take(true);
+        atStart_ = true;
+        if (keepSpecial_ || !tokenizer_.isHidden(id)) text += piece;
+        return text;
+    }
+    pending_ += atStart_ && tokenizer_.addsBlank() && piece.starts_with(' ') ? piece.substr(1) : piece;
+    atStart_ = false;
+    return take(false);
+}
+
+std::string StreamDecoder::flush() {
+    return take(true);
+}
+
+std::string StreamDecoder::take(bool all) {
+    std::string text;
+    std::string_view rest = pending_;
+    while (!rest.empty()) {
+        const Utf8Step step = utf8Step(rest);
+        if (step.cutOff && !all) break;
+        text += step.valid ? rest.substr(0, step.length) : kReplacementCharacter;
+        rest.remove_prefix(step.length);
+    }
+    pending_.erase(0, pending_.size() - rest.size());
+    return text;
+}
+
+}  // namespace dllama
