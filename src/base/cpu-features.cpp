@@ -19,17 +19,22 @@ constexpr Isa kAll[] = {Isa::Avx512Vnni, Isa::Avx2, Isa::Neon, Isa::Generic};
 
 const char* isaName(Isa isa) {
     switch (isa) {
-        case Isa::Generic: return "generic";
-        case Isa::Avx2: return "avx2";
-        case Isa::Avx512Vnni: return "avx512vnni";
-        case Isa::Neon: return "neon";
+        case Isa::Generic:
+            return "generic";
+        case Isa::Avx2:
+            return "avx2";
+        case Isa::Avx512Vnni:
+            return "avx512vnni";
+        case Isa::Neon:
+            return "neon";
     }
     return "?";
 }
 
 bool isaSupported(Isa isa) {
     switch (isa) {
-        case Isa::Generic: return true;
+        case Isa::Generic:
+            return true;
 #if defined(__x86_64__)
         case Isa::Avx2:
             return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
@@ -38,9 +43,11 @@ bool isaSupported(Isa isa) {
                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                    __builtin_cpu_supports("avx512vnni");
 #elif defined(__aarch64__)
-        case Isa::Neon: return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+        case Isa::Neon:
+            return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
 #endif
-        default: return false;
+        default:
+            return false;
     }
 }
 

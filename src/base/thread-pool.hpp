@@ -30,8 +30,8 @@ class ThreadPool {
         runErased([](const void* context, int thread) { (*static_cast<const Body*>(context))(thread); }, &body);
     }
 
-    /// Calls body(begin, end) on disjoint parts that cover [0, n), at most `grain` long, handed out as threads get free.
-    /// Which thread runs which part is open: a part's result must not depend on it.
+    /// Calls body(begin, end) on disjoint parts that cover [0, n), at most `grain` long, handed out as threads get
+    /// free. Which thread runs which part is open: a part's result must not depend on it.
     template <typename Body>
     void parallelFor(int64_t n, int64_t grain, const Body& body) {
         if (n <= 0) return;

@@ -1,0 +1,190 @@
+#include "app/cli.hpp"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <functional>
+#include <new>
+
+#include "app/options.hpp"
+#include "base/errors.hpp"
+
+namespace dllama {
+
+namespace {
+
+void addModelFlags(CLI::App& command, ModelOptions& o) {
+    command.add_option("--model", o.model, "Model file (.m); without it the demo model")->type_name("FILE");
+    command.add_option("--tokenizer", o.tokenizer, "Tokenizer file (.t); without it the one beside the model")
+        ->type_name("FILE");
+    command.add_option("--nthreads", o.nThreads, "Threads; without it one for each core")->type_name("N");
+    command.add_option("--max-seq-len", o.maxSeqLen, "Context in tokens; without it the model's, at most 8192")
+        ->type_name("N");
+    command.add_option("--batch-size", o.batchSize, "Prompt tokens computed at once")
+        ->type_name("N")
+        ->capture_default_str();
+    command.add_option("--kv-type", o.kvType, "KV cache: f16, f32, or auto (f32 for F32 weights)")
+        ->type_name("TYPE")
+        ->capture_default_str();
+    command
+        .add_option("--buffer-float-type", o.bufferFloatType,
+                    "What activations are rounded to between machines: q80, f16 or f32")
+        ->type_name("TYPE")
+        ->capture_default_str();
+}
+
+void addSamplingFlags(CLI::App& command, SamplingParams& s) {
+    command.add_option("--temperature", s.temperature, "0: always the most likely token")
+        ->type_name("X")
+        ->capture_default_str();
+    command.add_option("--topp", s.topP, "Keep the most likely tokens with this much probability together")
+        ->type_name("X")
+        ->capture_default_str();
+    command.add_option("--topk", s.topK, "Keep the N most likely tokens; 0: all")
+        ->type_name("N")
+        ->capture_default_str();
+    command.add_option("--minp", s.minP, "Keep tokens with at least this share of the best one's probability")
+        ->type_name("X")
+        ->capture_default_str();
+    command.add_option("--repetition-penalty", s.repetitionPenalty, "Above 1: tokens seen before become less likely")
+        ->type_name("X")
+        ->capture_default_str();
+}
+
+CLI::Option* addSeed(CLI::App& command, SamplingParams& s) {
+    return command.add_option("--seed", s.seed, "Same seed, same text; without it a new one each time")->type_name("N");
+}
+
+/// Calls `run` when the subcommand was chosen and remembers its exit code.
+template <typename Options>
+void onChosen(CLI::App* command, int& exitCode, int (*run)(const Options&), std::shared_ptr<Options> options) {
+    command->callback([&exitCode, run, options] { exitCode = run(*options); });
+}
+
+void addInference(CLI::App& app, int& exitCode) {
+    CLI::App* command = app.add_subcommand("inference", "Continue a prompt, with the time of every step");
+    const auto o = std::make_shared<InferenceOptions>();
+    addModelFlags(*command, o->model);
+    command->add_option("--prompt", o->prompt, "Text to continue; special tokens in it are parsed")->type_name("TEXT");
+    command->add_option("--steps", o->steps, "Tokens of prompt and answer together; 0: to the end of the answer")
+        ->type_name("N")
+        ->capture_default_str();
+    addSamplingFlags(*command, o->sampling);
+    CLI::Option* seed = addSeed(*command, o->sampling);
+    command->callback([&exitCode, o, seed] {
+        o->seedGiven = seed->count() > 0;
+        exitCode = runInference(*o);
+    });
+}
+
+void addChat(CLI::App& app, int& exitCode) {
+    CLI::App* command = app.add_subcommand("chat", "Talk to the model; Ctrl-C stops an answer, Ctrl-D ends the chat");
+    const auto o = std::make_shared<ChatOptions>();
+    addModelFlags(*command, o->model);
+    command->add_option("--system", o->system, "System prompt; without it you are asked")->type_name("TEXT");
+    command->add_option("--chat-template", o->chatFormat, "Chat format; without it the tokenizer's")->type_name("NAME");
+    command->add_option("--max-tokens", o->maxTokens, "Longest answer")->type_name("N");
+    command->add_flag("--no-think", o->noThink, "Ask the model to answer without thinking first");
+    addSamplingFlags(*command, o->sampling);
+    CLI::Option* seed = addSeed(*command, o->sampling);
+    command->callback([&exitCode, o, seed] {
+        o->seedGiven = seed->count() > 0;
+        exitCode = runChat(*o);
+    });
+}
+
+void addPerplexity(CLI::App& app, int& exitCode) {
+    CLI::App* command = app.add_subcommand("perplexity", "How well the model predicts a text");
+    const auto o = std::make_shared<PerplexityOptions>();
+    addModelFlags(*command, o->model);
+    command->add_option("--prompt", o->prompt, "The text")->type_name("TEXT");
+    command->add_option("--text-file", o->textFile, "File with the text")->type_name("FILE");
+    command->add_option("--ids-file", o->idsFile, "File with token ids")->type_name("FILE");
+    command->add_option("--chunk", o->chunk, "Score pieces of N tokens, each by itself")->type_name("N");
+    onChosen(command, exitCode, runPerplexity, o);
+}
+
+void addBenchmark(CLI::App& app, int& exitCode) {
+    CLI::App* command = app.add_subcommand("benchmark", "Speed of prompts and answers, as a Markdown table");
+    const auto o = std::make_shared<BenchmarkOptions>();
+    addModelFlags(*command, o->model);
+    command->add_option("-p,--prompt-tokens", o->promptTokens, "Prompt lengths; 0: none")
+        ->type_name("N")
+        ->capture_default_str();
+    command->add_option("-n,--answer-tokens", o->answerTokens, "Answer lengths; 0: none")
+        ->type_name("N")
+        ->capture_default_str();
+    command->add_option("-r,--repetitions", o->repetitions, "Runs of each")->type_name("N")->capture_default_str();
+    command->add_option("-d,--depth", o->depth, "Tokens in the context before")->type_name("N")->capture_default_str();
+    command->add_flag("--json", o->json, "JSON instead of a table");
+    onChosen(command, exitCode, runBenchmark, o);
+}
+
+void addInfo(CLI::App& app, int& exitCode) {
+    CLI::App* command = app.add_subcommand("info", "What a model file holds and the memory it needs");
+    const auto o = std::make_shared<InfoOptions>();
+    command->add_option("--model", o->model.model, "Model file (.m); without it the demo model")->type_name("FILE");
+    command->add_flag("--tensors", o->tensors, "List every tensor");
+    onChosen(command, exitCode, runInfo, o);
+}
+
+void addLogits(CLI::App& app, int& exitCode) {
+    CLI::App* command = app.add_subcommand("logits", "Raw logits of a prompt and the greedy tokens behind it, as JSON");
+    const auto o = std::make_shared<LogitsOptions>();
+    addModelFlags(*command, o->model);
+    command->add_option("--ids", o->ids, "Token ids, separated by commas")->type_name("N,N,...")->delimiter(',');
+    command->add_option("--ids-file", o->idsFile, "File with token ids")->type_name("FILE");
+    command->add_option("--out", o->out, "Write float32 rows (tokens, vocabulary) here")->type_name("FILE");
+    command->add_option("--greedy", o->greedy, "Tokens to add")->type_name("N")->capture_default_str();
+    onChosen(command, exitCode, runLogits, o);
+}
+
+void addTokenize(CLI::App& app, int& exitCode) {
+    CLI::App* command = app.add_subcommand("tokenize", "Token ids of a text");
+    const auto o = std::make_shared<TokenizeOptions>();
+    command->add_option("--tokenizer", o->tokenizer, "Tokenizer file (.t); without it the demo's")->type_name("FILE");
+    command->add_option("--text", o->text, "The text")->type_name("TEXT");
+    command->add_option("--text-file", o->textFile, "File with the text")->type_name("FILE");
+    command->add_flag("--parse-special", o->parseSpecial, "Parse special tokens in the text");
+    command->add_flag("--json", o->json, "JSON instead of a list");
+    onChosen(command, exitCode, runTokenize, o);
+}
+
+int fail(const std::string& message) {
+    std::fflush(stdout);
+    fmt::print(stderr, "🚨 {}\n", message);
+    return 1;
+}
+
+}  // namespace
+
+int runCli(int argc, char** argv) {
+    // A reader that goes away (dllama ... | head) is an error of write(), not a death.
+    std::signal(SIGPIPE, SIG_IGN);
+    CLI::App app("dllama runs GLM-4, INTELLECT-3, Llama and Qwen3 models on one machine or several.", "dllama");
+    app.set_version_flag("--version", "dllama " DLLAMA_VERSION);
+    app.require_subcommand(1);
+    int exitCode = 0;
+    addInference(app, exitCode);
+    addChat(app, exitCode);
+    addPerplexity(app, exitCode);
+    addBenchmark(app, exitCode);
+    addInfo(app, exitCode);
+    addLogits(app, exitCode);
+    addTokenize(app, exitCode);
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::Success& asked) {  // --help, --version
+        return app.exit(asked);
+    } catch (const CLI::ParseError& error) {
+        return fail(fmt::format("{} (dllama --help lists the commands and their flags)", error.what()));
+    } catch (const std::bad_alloc&) {
+        return fail("out of memory");
+    } catch (const std::exception& error) {
+        return fail(error.what());
+    }
+    return exitCode;
+}
+
+}  // namespace dllama

@@ -1,0 +1,17 @@
+#pragma once
+
+namespace dllama {
+
+/// Ctrl-C (SIGINT) as a flag, while an object of this class lives: a step in progress ends, then the flag is seen. A
+/// read from the terminal is interrupted. At most one object at a time.
+class Interrupt {
+  public:
+    Interrupt();
+    ~Interrupt();
+    Interrupt(const Interrupt&) = delete;
+    Interrupt& operator=(const Interrupt&) = delete;
+    bool raised() const;
+    void clear();
+};
+
+}  // namespace dllama

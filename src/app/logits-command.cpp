@@ -1,0 +1,51 @@
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "app/options.hpp"
+#include "app/session.hpp"
+#include "base/errors.hpp"
+
+namespace dllama {
+
+int runLogits(const LogitsOptions& options) {
+    if (options.ids.empty() == options.idsFile.empty()) throw ConfigError("logits needs one of --ids and --ids-file");
+    if (options.out.empty() && options.greedy == 0) throw ConfigError("logits needs --out FILE, --greedy N or both");
+    if (options.greedy < 0) throw ConfigError("--greedy is {}, must be 0 or more", options.greedy);
+    const std::vector<int> tokens = options.idsFile.empty() ? options.ids : readIdsFile(options.idsFile);
+
+    SessionNeeds needs;
+    // Rows of a batch; a model that computes its prompt whole gives them all at once.
+    needs.maxOutputs = std::max(128, static_cast<int>(tokens.size()));
+    needs.positions = static_cast<int>(tokens.size()) + options.greedy;
+    needs.tokenizer = false;
+    needs.status = stderr;
+    Session session(options.model, needs);
+    Engine& engine = session.engine();
+
+    nlohmann::json result = {{"prompt", tokens}, {"vocab", session.arch().config.vocabSize}};
+    if (!options.out.empty()) {
+        std::ofstream out(options.out, std::ios::binary);
+        int rows = 0;
+        engine.score(tokens, 0, [&](int, std::span<const float> logits) {
+            out.write(reinterpret_cast<const char*>(logits.data()), static_cast<std::streamsize>(logits.size_bytes()));
+            rows++;
+        });
+        out.close();
+        if (!out) throw FormatError("{}: cannot be written: {}", options.out, std::strerror(errno));
+        result["rows"] = rows;
+        result["out"] = options.out;
+    }
+    if (options.greedy > 0) {
+        const int sequence =
+            engine.open(needs.positions + 1 <= engine.maxPositions() ? needs.positions + 1 : needs.positions);
+        engine.start(sequence, tokens, {.temperature = 0.0f}, {options.greedy, {}});
+        while (engine.running()) engine.step();
+        const std::vector<int>& all = engine.tokens(sequence);
+        result["greedy"] = std::vector<int>(all.begin() + static_cast<std::ptrdiff_t>(tokens.size()), all.end());
+    }
+    fmt::print("{}\n", result.dump());
+    return 0;
+}
+
+}  // namespace dllama

@@ -1,0 +1,87 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "engine/sampler.hpp"
+
+/// What the command line says, one struct for each group of flags.
+namespace dllama {
+
+struct ModelOptions {
+    std::string model;      // empty: the demo model
+    std::string tokenizer;  // empty: the one beside the model
+    int nThreads = 0;       // 0: one a core
+    int maxSeqLen = 0;      // 0: chosen by model and memory
+    int batchSize = 512;
+    std::string kvType = "auto";
+    std::string bufferFloatType = "q80";
+    std::string device = "auto";
+    std::vector<int> gpuIndexes;
+};
+
+struct InferenceOptions {
+    ModelOptions model;
+    SamplingParams sampling;
+    bool seedGiven = false;
+    std::string prompt;
+    int steps = 0;  // 0: to the end of the answer
+};
+
+struct ChatOptions {
+    ModelOptions model;
+    SamplingParams sampling;
+    bool seedGiven = false;
+    std::string system;
+    std::string chatFormat;  // empty: the tokenizer's
+    int maxTokens = -1;
+    bool noThink = false;
+};
+
+struct PerplexityOptions {
+    ModelOptions model;
+    std::string prompt;
+    std::string textFile;
+    std::string idsFile;
+    int chunk = 0;
+};
+
+struct BenchmarkOptions {
+    ModelOptions model;
+    std::vector<int> promptTokens = {512};
+    std::vector<int> answerTokens = {128};
+    int repetitions = 5;
+    int depth = 0;
+    bool json = false;
+};
+
+struct InfoOptions {
+    ModelOptions model;
+    bool tensors = false;
+};
+
+struct LogitsOptions {
+    ModelOptions model;
+    std::vector<int> ids;
+    std::string idsFile;
+    std::string out;
+    int greedy = 0;
+};
+
+struct TokenizeOptions {
+    std::string tokenizer;
+    std::string text;
+    std::string textFile;
+    bool parseSpecial = false;
+    bool json = false;
+};
+
+int runInference(const InferenceOptions& options);
+int runChat(const ChatOptions& options);
+int runPerplexity(const PerplexityOptions& options);
+int runBenchmark(const BenchmarkOptions& options);
+int runInfo(const InfoOptions& options);
+int runLogits(const LogitsOptions& options);
+int runTokenize(const TokenizeOptions& options);
+
+}  // namespace dllama

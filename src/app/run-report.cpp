@@ -1,0 +1,53 @@
+#include "app/run-report.hpp"
+
+#include <fmt/format.h>
+
+namespace dllama {
+
+namespace {
+
+// One machine: nothing is synchronised, sent or received.
+constexpr unsigned kNoSync = 0;
+constexpr size_t kNoBytes = 0;
+
+unsigned milliseconds(double seconds) {
+    return static_cast<unsigned>(seconds * 1000.0 + 0.5);
+}
+
+void printTable(const char* title, int nTokens, double seconds) {
+    const double rate = seconds > 0.0 ? nTokens / seconds : 0.0;
+    fmt::print("    nTokens: {}\n   tokens/s: {:3.2f} ({:3.2f} ms/tok)\n{}", nTokens, rate,
+               nTokens > 0 ? seconds * 1000.0 / nTokens : 0.0, title);
+}
+
+}  // namespace
+
+void printEvaluated(const StepReport& step) {
+    fmt::print("🔷️ Eval{:5} ms Sync{:5} ms | Sent{:6} kB Recv{:6} kB | ({} tokens)\n", milliseconds(step.seconds),
+               kNoSync, kNoBytes, kNoBytes, step.nPromptTokens);
+}
+
+void printPredicted(const StepReport& step, const std::string& piece) {
+    fmt::print("🔶 Pred{:5} ms Sync{:5} ms | Sent{:6} kB Recv{:6} kB | {}\n", milliseconds(step.seconds), kNoSync,
+               kNoBytes, kNoBytes, piece);
+}
+
+void RunReport::add(const StepReport& step) {
+    // A step that mixes both counts as prompt: that is what its time goes to.
+    if (step.nPromptTokens > 0) {
+        nBatches_++;
+        nPrompt_ += step.nPromptTokens;
+        promptSeconds_ += step.seconds;
+    } else {
+        nAnswer_ += step.nAnswerTokens;
+        answerSeconds_ += step.seconds;
+    }
+}
+
+void RunReport::print() const {
+    fmt::print("\nEvaluation\n   nBatches: {}\n", nBatches_);
+    printTable("Prediction\n", nPrompt_, promptSeconds_);
+    printTable("", nAnswer_, answerSeconds_);
+}
+
+}  // namespace dllama

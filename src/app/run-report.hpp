@@ -1,0 +1,31 @@
+#pragma once
+
+#include <string>
+
+#include "engine/engine.hpp"
+
+namespace dllama {
+
+/// The lines that distributed-llama prints, which scripts read.
+void printEvaluated(const StepReport& step);
+void printPredicted(const StepReport& step, const std::string& piece);
+
+/// Sums of a run and its closing tables.
+class RunReport {
+  public:
+    void add(const StepReport& step);
+    void print() const;
+    double promptTokensPerSecond() const { return promptSeconds_ > 0.0 ? nPrompt_ / promptSeconds_ : 0.0; }
+    double answerTokensPerSecond() const { return answerSeconds_ > 0.0 ? nAnswer_ / answerSeconds_ : 0.0; }
+    int nPromptTokens() const { return nPrompt_; }
+    int nAnswerTokens() const { return nAnswer_; }
+
+  private:
+    int nBatches_ = 0;
+    int nPrompt_ = 0;
+    int nAnswer_ = 0;
+    double promptSeconds_ = 0.0;
+    double answerSeconds_ = 0.0;
+};
+
+}  // namespace dllama

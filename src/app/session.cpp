@@ -1,0 +1,213 @@
+#include "app/session.hpp"
+
+#include <algorithm>
+#include <cctype>
+#include <charconv>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "app/progress-bar.hpp"
+#include "base/cpu-features.hpp"
+#include "base/errors.hpp"
+#include "base/system-info.hpp"
+#include "cpu/cpu-backend.hpp"
+
+namespace dllama {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr int kDefaultMaxSeqLen = 8192;
+constexpr int kMaxThreads = 512;
+
+std::string demoFile(const char* name) {
+    const std::string program = programDirectory();
+    for (const std::string& folder : {program + "/models/demo", program + "/../share/dllama/demo"}) {
+        const std::string path = folder + "/" + name;
+        if (fs::exists(path)) return path;
+    }
+    return {};
+}
+
+int checkedThreads(int requested) {
+    if (requested < 0 || requested > kMaxThreads)
+        throw ConfigError("--nthreads is {}, must be from 1 to {}", requested, kMaxThreads);
+    return requested > 0 ? requested : usableCores();
+}
+
+/// F32 weights are there to be compared with a reference: their cache is F32 as well.
+DType kvType(const std::string& name, DType weightType) {
+    if (name == "auto") return weightType == DType::F32 ? DType::F32 : DType::F16;
+    if (name == "f16") return DType::F16;
+    if (name == "f32") return DType::F32;
+    throw ConfigError("--kv-type {} is not known (auto, f16, f32)", name);
+}
+
+}  // namespace
+
+std::string findTokenizer(const std::string& path) {
+    if (!path.empty()) return path;
+    const std::string demo = demoFile("demo.t");
+    if (demo.empty()) throw ConfigError("--tokenizer is required: there is no demo model beside the program");
+    return demo;
+}
+
+ModelPaths findModel(const ModelOptions& options) {
+    if (options.model.empty()) {
+        const std::string demo = demoFile("demo-q40.m");
+        if (demo.empty()) throw ConfigError("--model is required: there is no demo model beside the program");
+        return {demo, options.tokenizer.empty() ? findTokenizer("") : options.tokenizer, true};
+    }
+    if (!options.tokenizer.empty()) return {options.model, options.tokenizer, false};
+    // One tokenizer in the model's folder needs no name.
+    std::vector<std::string> found;
+    std::error_code error;
+    const fs::path folder = fs::path(options.model).parent_path();
+    for (const auto& entry : fs::directory_iterator(folder.empty() ? "." : folder, error))
+        if (entry.path().extension() == ".t") found.push_back(entry.path().string());
+    return {options.model, found.size() == 1 ? found[0] : "", false};
+}
+
+Session::Session(const ModelOptions& options, const SessionNeeds& needs)
+    : paths_(findModel(options)),
+      file_(paths_.model),
+      arch_(makeArchitecture(file_.config())),
+      pool_(checkedThreads(options.nThreads)),
+      plan_(makeShardPlan(arch_, {NodeSpec{}})),
+      embeddings_(file_) {
+    checkTensors(arch_, file_, paths_.model);
+    if (needs.tokenizer) {
+        if (paths_.tokenizer.empty())
+            throw ConfigError("--tokenizer is required: there is not exactly one .t file beside {}", paths_.model);
+        tokenizer_ = std::make_unique<Tokenizer>(readTokenizerFile(paths_.tokenizer));
+        if (tokenizer_->vocabSize() > arch_.config.vocabSize)
+            throw ConfigError("{} has {} tokens, {} only {}: they do not belong together", paths_.tokenizer,
+                              tokenizer_->vocabSize(), paths_.model, arch_.config.vocabSize);
+    }
+    const DecoderLimits limits = chooseLimits(options, needs);
+    backend_ = makeCpuBackend(pool_, chooseIsa());
+    printModel(needs.status);
+
+    const size_t stored = storedWeightBytes(arch_, plan_, 0, file_);
+    const AttentionShape shape = plan_.attentionShape(0);
+    const size_t kv = Decoder::kvBytesPerPosition(arch_, shape, limits.kvType) * limits.nKvBlocks * kKvBlockPositions;
+    const size_t required = stored + kv + Decoder::bufferBytes(arch_, plan_.share(0), limits);
+    fmt::print(needs.status, "💡 SeqLen: {}\n", limits.maxPositions);
+    fmt::print(needs.status, "📀 RequiredMemory: {} MB\n", required >> 20);
+    fmt::print(needs.status, "🧠 CPU: {} ({} threads)\n", cpuFeatureNames(), pool_.nThreads());
+    if (const size_t available = availableMemory(); available > 0 && required > available)
+        fmt::print(needs.status, "⚠️ Only {} MB of memory are available: expect it to be slow\n", available >> 20);
+
+    {
+        ProgressBar bar(needs.status, "💿 Loading weights");
+        weights_ = loadWeights(arch_, plan_, 0, file_, *backend_, pool_,
+                               [&](size_t done, size_t total) { bar.update(done, total); });
+    }
+    fmt::print(needs.status, "💿 Weights loaded\n");
+    std::fflush(needs.status);
+    decoder_ = std::make_unique<Decoder>(arch_, plan_, 0, weights_, *backend_, alone_, limits);
+    forward_ = std::make_unique<LocalForward>(*decoder_);
+    engine_ = std::make_unique<Engine>(arch_, embeddings_, *forward_);
+}
+
+DecoderLimits Session::chooseLimits(const ModelOptions& options, const SessionNeeds& needs) const {
+    const int modelLimit = arch_.maxPositions;
+    DecoderLimits limits;
+    if (options.maxSeqLen < 0) throw ConfigError("--max-seq-len is {}, must be 1 or more", options.maxSeqLen);
+    limits.maxPositions = options.maxSeqLen > 0 ? std::min(options.maxSeqLen, modelLimit)
+                                                : std::min(modelLimit, std::max(kDefaultMaxSeqLen, needs.positions));
+    if (needs.positions > limits.maxPositions)
+        throw ConfigError("{} positions are needed, the context has {} ({})", needs.positions, limits.maxPositions,
+                          options.maxSeqLen > 0 ? "--max-seq-len" : "the model's limit");
+    if (options.batchSize < 1 || options.batchSize > 65536)
+        throw ConfigError("--batch-size is {}, must be from 1 to 65536", options.batchSize);
+    // A prefix that is seen in both directions is computed in one step.
+    limits.maxTokens = arch_.prefixMask ? limits.maxPositions : std::min(options.batchSize, limits.maxPositions);
+    limits.maxOutputs = std::min(needs.maxOutputs, limits.maxTokens);
+    limits.nKvBlocks = (limits.maxPositions + kKvBlockPositions - 1) / kKvBlockPositions;
+    limits.kvType = kvType(options.kvType, file_.weightType());
+    return limits;
+}
+
+void Session::printModel(std::FILE* status) const {
+    const ModelConfig& c = arch_.config;
+    if (tokenizer_) {
+        const TokenizerFile& t = tokenizer_->file();
+        if (tokenizer_->vocabSize() != c.vocabSize)
+            fmt::print(status, "Tokenizer vocab size ({}) does not match the model vocab size ({})\n",
+                       tokenizer_->vocabSize(), c.vocabSize);
+        fmt::print(status, "📄 AddBos: {}\n", t.addBos ? 1 : 0);
+        if (t.bosId >= 0) fmt::print(status, "📄 BosId: {} ({})\n", t.bosId, tokenizer_->piece(t.bosId));
+        fmt::print(status, "📄 EosId:");
+        for (int id : stopTokens()) fmt::print(status, " {} ({})", id, tokenizer_->piece(id));
+        fmt::print(status, "\n📄 RegularVocabSize: {}\n📄 SpecialVocabSize: {}\n", t.vocab.size() - t.special.size(),
+                   t.special.size());
+    }
+    if (!c.name.empty()) fmt::print(status, "💡 Name: {}\n", c.name);
+    fmt::print(status, "💡 Arch: {}\n💡 Weights: {}\n💡 Dim: {}\n💡 HeadDim: {}\n💡 QDim: {}\n💡 KvDim: {}\n", c.architecture,
+               dtypeName(file_.weightType()), c.hiddenSize, c.headDim, c.qDim(), c.kvDim());
+    fmt::print(status, "💡 HiddenDim: {}\n💡 VocabSize: {}\n💡 nLayers: {}\n💡 nHeads: {}\n💡 nKvHeads: {}\n",
+               c.intermediateSize, c.vocabSize, c.nLayers, c.nHeads, c.nKvHeads);
+    if (c.isMixture())
+        fmt::print(status, "💡 nExperts: {}\n💡 nActiveExperts: {}\n💡 nSharedExperts: {}\n💡 MoeHiddenDim: {}\n",
+                   c.nRoutedExperts, c.nExpertsPerToken, c.nSharedExperts, c.moeIntermediateSize);
+    fmt::print(status, "💡 NormEpsilon: {:g}\n💡 RopeTheta: {:.0f}\n", c.normEps, c.ropeTheta);
+}
+
+std::vector<int> Session::stopTokens() const {
+    std::vector<int> stops = arch_.config.eosTokenIds;
+    if (tokenizer_)
+        for (int id : tokenizer_->file().eosIds)
+            if (std::find(stops.begin(), stops.end(), id) == stops.end()) stops.push_back(id);
+    return stops;
+}
+
+size_t Session::activeWeightBytes() const {
+    const ModelConfig& c = arch_.config;
+    double bytes = 0.0;
+    for (const TensorDecl& decl : declareTensors(arch_)) {
+        if (decl.cut == Cut::RootOnly && !c.tieEmbeddings) continue;
+        const double share = decl.expert >= 0 ? static_cast<double>(c.nExpertsPerToken) / c.nRoutedExperts : 1.0;
+        bytes += share * static_cast<double>(file_.info(decl.name).bytes());
+    }
+    return static_cast<size_t>(bytes);
+}
+
+std::vector<int> encodePrompt(const Session& session, const std::string& text) {
+    std::vector<int> tokens = session.tokenizer().encode(text, SpecialTokens::Parse, true);
+    if (tokens.empty()) throw ConfigError("the prompt is empty");
+    return tokens;
+}
+
+std::string readTextFile(const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    std::error_code error;
+    if (!file || fs::is_directory(path, error))
+        throw FormatError("{}: {}", path, file ? "is a directory" : std::strerror(errno));
+    return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::vector<int> readIdsFile(const std::string& path) {
+    const std::string text = readTextFile(path);
+    std::vector<int> ids;
+    const char* at = text.data();
+    const char* end = at + text.size();
+    while (at < end) {
+        if (std::isspace(static_cast<unsigned char>(*at)) || std::strchr(",[]", *at)) {
+            at++;
+            continue;
+        }
+        int id = 0;
+        const auto [next, error] = std::from_chars(at, end, id);
+        if (error != std::errc()) throw FormatError("{}: not a list of token ids at byte {}", path, at - text.data());
+        ids.push_back(id);
+        at = next;
+    }
+    if (ids.empty()) throw FormatError("{}: holds no token ids", path);
+    return ids;
+}
+
+}  // namespace dllama

@@ -1,0 +1,86 @@
+#pragma once
+
+#include <cstdio>
+#include <memory>
+#include <string>
+
+#include "app/options.hpp"
+#include "arch/architecture.hpp"
+#include "backend/backend.hpp"
+#include "base/thread-pool.hpp"
+#include "engine/engine.hpp"
+#include "format/model-file.hpp"
+#include "model/decoder.hpp"
+#include "model/weights.hpp"
+#include "parallel/communicator.hpp"
+#include "text/tokenizer.hpp"
+
+namespace dllama {
+
+/// Paths of the model and tokenizer to use: those given, or the demo model's. A tokenizer that is not named is looked
+/// for beside the model. Throws ConfigError if there is none.
+struct ModelPaths {
+    std::string model;
+    std::string tokenizer;
+    bool isDemo = false;
+};
+ModelPaths findModel(const ModelOptions& options);
+/// Likewise, for commands that need only a tokenizer.
+std::string findTokenizer(const std::string& path);
+
+/// How a command uses the model.
+struct SessionNeeds {
+    int maxOutputs = 1;
+    /// Positions the command will use at least; 0: unknown.
+    int positions = 0;
+    bool tokenizer = true;
+    /// Where state is told: stdout as distributed-llama does, or stderr where stdout carries data.
+    std::FILE* status = stdout;
+};
+
+/// A model ready to run: file, tokenizer, backend, weights and engine, in the order of their dependence.
+class Session {
+  public:
+    Session(const ModelOptions& options, const SessionNeeds& needs);
+
+    const ModelFile& file() const { return file_; }
+    const Architecture& arch() const { return arch_; }
+    const Tokenizer& tokenizer() const { return *tokenizer_; }
+    Backend& backend() { return *backend_; }
+    ThreadPool& pool() { return pool_; }
+    Engine& engine() { return *engine_; }
+    int nThreads() const { return pool_.nThreads(); }
+    bool isDemo() const { return paths_.isDemo; }
+    /// Ids that end an answer: the model's and the tokenizer's.
+    std::vector<int> stopTokens() const;
+    /// Bytes of weights that a step of one token reads, and of all.
+    size_t activeWeightBytes() const;
+
+  private:
+    DecoderLimits chooseLimits(const ModelOptions& options, const SessionNeeds& needs) const;
+    void printModel(std::FILE* status) const;
+
+    ModelPaths paths_;
+    ModelFile file_;
+    Architecture arch_;
+    std::unique_ptr<Tokenizer> tokenizer_;
+    ThreadPool pool_;
+    std::unique_ptr<Backend> backend_;
+    ShardPlan plan_;
+    Weights weights_;
+    EmbeddingTable embeddings_;
+    SingleRank alone_;
+    std::unique_ptr<Decoder> decoder_;
+    std::unique_ptr<ForwardPass> forward_;
+    std::unique_ptr<Engine> engine_;
+};
+
+/// Throws ConfigError for a prompt that is empty once it is encoded.
+std::vector<int> encodePrompt(const Session& session, const std::string& text);
+
+/// Reads ids separated by commas or white space, or a JSON array. Throws FormatError naming the file.
+std::vector<int> readIdsFile(const std::string& path);
+/// The whole file. Throws FormatError naming it.
+std::string readTextFile(const std::string& path);
+
+}  // namespace dllama

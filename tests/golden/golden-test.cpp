@@ -1,0 +1,128 @@
+// The tiny reference models, converted to F32 by our converter, against logits of transformers (float32).
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "backend/reference-backend.hpp"
+#include "base/cpu-features.hpp"
+#include "cpu/cpu-backend.hpp"
+#include "golden-case.hpp"
+#include "model-under-test.hpp"
+
+namespace dllama::test {
+namespace {
+
+// Largest difference of a logit: float32 against float32 with other orders of summation. The KV cache is F32 here, as
+// it is by default for F32 weights: in F16 it alone moves these logits by up to 0.003, and experts with it.
+constexpr double kLogitTolerance = 2e-3;
+constexpr double kSmallestMargin = 5e-3;
+
+struct Variant {
+    std::string model;
+    std::string backend;  // "reference" or an instruction set
+    int nThreads;
+};
+
+std::unique_ptr<Backend> makeBackend(const std::string& name, ThreadPool& pool) {
+    if (name == "reference") return makeReferenceBackend();
+    for (Isa isa : {Isa::Generic, Isa::Avx2, Isa::Avx512Vnni, Isa::Neon})
+        if (name == isaName(isa)) return makeCpuBackend(pool, isa);
+    throw std::invalid_argument(name);
+}
+
+std::vector<Variant> variants() {
+    std::vector<Variant> all;
+    for (const char* model : {"glm4-dense", "glm-hf-bias", "glm4moe-16x2", "glm4moe-128x8", "llama", "qwen3",
+                              "qwen3moe", "glm-4-9b-chat", "chatglm-6b"}) {
+        all.push_back({model, "reference", 1});
+        for (Isa isa : {Isa::Generic, Isa::Avx2, Isa::Avx512Vnni, Isa::Neon})
+            for (int threads : {1, 2})
+                if (isaSupported(isa)) all.push_back({model, isaName(isa), threads});
+    }
+    return all;
+}
+
+/// gtest prints it with a failure.
+void PrintTo(const Variant& v, std::ostream* out) { *out << v.model << ", " << v.backend << ", " << v.nThreads << " threads"; }
+
+class Golden : public testing::TestWithParam<Variant> {
+  protected:
+    ModelUnderTest load(DecoderLimits limits) {
+        const Variant& s = GetParam();
+        limits.kvType = DType::F32;
+        return ModelUnderTest(
+            std::string(DLLAMA_GOLDEN_MODELS) + "/" + s.model + "-f32.m",
+            [&](ThreadPool& pool) { return makeBackend(s.backend, pool); }, s.nThreads, limits);
+    }
+    GoldenCase golden() { return GoldenCase(DLLAMA_TEST_DATA "/golden/" + GetParam().model); }
+};
+
+TEST_P(Golden, LogitsOfEveryRecordedRow) {
+    const GoldenCase reference = golden();
+    ModelUnderTest model = load({.maxTokens = 512, .maxOutputs = 512});
+    double largest = 0.0;
+    for (const GoldenPrompt& prompt : reference.prompts) {
+        const std::vector<float> logits = model.logits(prompt.prompt);
+        for (size_t t = 0; t < prompt.prompt.size(); t++) {
+            const std::span<const float> expected = reference.row(prompt, static_cast<int>(t));
+            if (expected.empty()) continue;
+            largest = std::max(
+                largest, largestDifference(std::span(logits).subspan(t * reference.vocab, reference.vocab), expected));
+        }
+    }
+    EXPECT_LE(largest, kLogitTolerance);
+    RecordProperty("largest_difference", std::to_string(largest));
+    std::printf("%s %s: largest difference of a logit %.2e\n", GetParam().model.c_str(), GetParam().backend.c_str(),
+                largest);
+}
+
+TEST_P(Golden, GreedyTokens) {
+    const GoldenCase reference = golden();
+    ModelUnderTest model = load({.maxTokens = 512});
+    for (const GoldenPrompt& prompt : reference.prompts)
+        expectGreedy(model.greedy(prompt.prompt, static_cast<int>(prompt.greedy.size())), prompt, kSmallestMargin);
+}
+
+TEST_P(Golden, ChunkedPrefillIsBitIdentical) {
+    const GoldenCase reference = golden();
+    ModelUnderTest whole = load({.maxTokens = 512, .maxOutputs = 512});
+    if (whole.arch.prefixMask) GTEST_SKIP() << "a prefix that is seen in both directions is never chunked";
+    ModelUnderTest chunked = load({.maxTokens = 5, .maxOutputs = 5});
+    for (const GoldenPrompt& prompt : reference.prompts) {
+        const std::vector<float> a = whole.logits(prompt.prompt), b = chunked.logits(prompt.prompt);
+        EXPECT_EQ(std::memcmp(a.data(), b.data(), a.size() * sizeof(float)), 0);
+    }
+}
+
+TEST_P(Golden, FourSequencesInOneBatch) {
+    const GoldenCase reference = golden();
+    ModelUnderTest model = load({.maxTokens = 512, .maxOutputs = 4});
+    std::vector<int> ids;
+    const size_t n = std::min<size_t>(ModelUnderTest::nSequences, reference.prompts.size());
+    for (size_t i = 0; i < n; i++) {
+        const GoldenPrompt& prompt = reference.prompts[i];
+        const int total = static_cast<int>(prompt.prompt.size() + prompt.greedy.size());
+        ids.push_back(model.engine->open(total + 1));
+        model.engine->start(ids[i], prompt.prompt, {.temperature = 0.0f}, {static_cast<int>(prompt.greedy.size()), {}});
+    }
+    int mixedSteps = 0;
+    while (model.engine->running()) mixedSteps += model.engine->step().events.size() > 1;
+    EXPECT_GT(mixedSteps, 0);
+    for (size_t i = 0; i < n; i++) {
+        const GoldenPrompt& prompt = reference.prompts[i];
+        const std::vector<int>& tokens = model.engine->tokens(ids[i]);
+        expectGreedy({tokens.begin() + static_cast<std::ptrdiff_t>(prompt.prompt.size()), tokens.end()}, prompt,
+                     kSmallestMargin);
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, Golden, testing::ValuesIn(variants()), [](const auto& info) {
+    std::string name = info.param.model + "_" + info.param.backend + "_" + std::to_string(info.param.nThreads);
+    for (char& c : name)
+        if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
+    return name;
+});
+
+}  // namespace
+}  // namespace dllama::test
