@@ -1,0 +1,326 @@
+// No #pragma once: a part of each file of this folder, which includes it once, after it has defined the vectors:
+//   Floats, Ints               kLanes values; one int32 or float lane is one row of a packed group
+//   kQuantTile, kFloatTile     inputs that a tile of a product takes (powers of two)
+//   zero() set1() load() store() loadF16() storeF16() loadBf16() roundToF16()
+//   add() sub() mul() div() mulAdd(a, b, c) = a * b + c, max() min() abs() round() toInts() toFloats() pow2()
+//   add(Ints, Ints) zeroInts() storeInt8()
+//   first() sumLanes() largestLane(), sumEach(v): lane i is the sum of v[i]
+//   struct WeightsQ40, WeightsQ80: a block of a packed group in registers: kBytes, load(), dot(InputBlock) -> Ints
+//
+// Everything here has internal linkage and uses nothing of the standard library: a weak symbol compiled for AVX-512
+// could become the copy that the whole program uses.
+
+namespace dllama {
+namespace {
+
+/// The first n < kLanes values; the other lanes are zero.
+template <typename T, typename Load>
+inline Floats loadPadded(const T* p, int64_t n, const Load& load) {
+    T padded[kLanes] = {};
+    for (int64_t i = 0; i < n; i++) padded[i] = p[i];
+    return load(padded);
+}
+
+inline Floats loadUpTo(const float* p, int64_t n) {
+    return n >= kLanes ? load(p) : loadPadded(p, n, [](const float* q) { return load(q); });
+}
+
+inline void storeUpTo(float* p, Floats v, int64_t n) {
+    if (n >= kLanes) return store(p, v);
+    float padded[kLanes];
+    store(padded, v);
+    for (int64_t i = 0; i < n; i++) p[i] = padded[i];
+}
+
+// Products with quantised weights. The sum over a block is exact; over blocks it runs in their order, so that a
+// product has the same bits in every tile.
+
+template <class Weights, int kTile>
+inline void packedTile(const std::byte* group, int64_t nBlocks, const InputView& x, const int32_t* inputRows,
+                       float* out, int stride) {
+    Floats sums[kTile];
+    const InputBlock* inputs[kTile];
+    for (int i = 0; i < kTile; i++) {
+        sums[i] = zero();
+        inputs[i] = x.blocks + inputRows[i] * nBlocks;
+    }
+    for (int64_t b = 0; b < nBlocks; b++) {
+        const Floats scales = loadF16(group);
+        Weights weights;
+        weights.load(group + 2 * kLanes);
+        group += 2 * kLanes + Weights::kBytes;
+        for (int i = 0; i < kTile; i++) {
+            const InputBlock& input = inputs[i][b];
+            sums[i] = mulAdd(toFloats(weights.dot(input)), mul(scales, set1(input.scale)), sums[i]);
+        }
+    }
+    for (int i = 0; i < kTile; i++) store(out + i * stride, sums[i]);
+}
+
+template <class Weights, int kTile>
+inline void packedGroup(const std::byte* group, int64_t nBlocks, const InputView& x, const int32_t* inputRows,
+                        int nInputs, float* out, int stride) {
+    int i = 0;
+    for (; i + kTile <= nInputs; i += kTile)
+        packedTile<Weights, kTile>(group, nBlocks, x, inputRows + i, out + i * stride, stride);
+    if constexpr (kTile > 1)
+        packedGroup<Weights, kTile / 2>(group, nBlocks, x, inputRows + i, nInputs - i, out + i * stride, stride);
+}
+
+template <class Weights>
+void multiplyPacked(const WeightView& w, int64_t row, int nRows, const InputView& x, const int32_t* inputRows,
+                    int nInputs, float* out, int stride) noexcept {
+    const int64_t nBlocks = w.cols / 32;
+    const int64_t groupBytes = nBlocks * (2 * kLanes + Weights::kBytes);
+    for (int r = 0; r < nRows; r += kLanes)
+        packedGroup<Weights, kQuantTile>(w.packed + (row + r) / kLanes * groupBytes, nBlocks, x, inputRows, nInputs,
+                                         out + r, stride);
+}
+
+// Products with float weights: one vector of partial sums for each row and input, column c in lane c % kLanes.
+
+struct WeightF32 {
+    using Type = float;
+    static Floats load(const Type* p) { return dllama::load(p); }
+};
+struct WeightF16 {
+    using Type = uint16_t;
+    static Floats load(const Type* p) { return loadF16(p); }
+};
+struct WeightBf16 {
+    using Type = uint16_t;
+    static Floats load(const Type* p) { return loadBf16(p); }
+};
+
+constexpr int kTileRows = 4;
+
+template <class Weight, int kTile>
+inline void floatTile(const typename Weight::Type* const* rows, int64_t cols, const InputView& x,
+                      const int32_t* inputRows, int nRows, float* out, int stride) {
+    Floats sums[kTileRows][kTile];
+    const float* inputs[kTile];
+    for (int i = 0; i < kTile; i++) {
+        inputs[i] = x.f32 + inputRows[i] * x.cols;
+        for (int r = 0; r < kTileRows; r++) sums[r][i] = zero();
+    }
+    int64_t c = 0;
+    for (; c + kLanes <= cols; c += kLanes) {
+        Floats weights[kTileRows];
+        for (int r = 0; r < kTileRows; r++) weights[r] = Weight::load(rows[r] + c);
+        for (int i = 0; i < kTile; i++) {
+            const Floats input = load(inputs[i] + c);
+            for (int r = 0; r < kTileRows; r++) sums[r][i] = mulAdd(weights[r], input, sums[r][i]);
+        }
+    }
+    if (c < cols) {
+        for (int i = 0; i < kTile; i++) {
+            const Floats input = loadUpTo(inputs[i] + c, cols - c);
+            for (int r = 0; r < kTileRows; r++)
+                sums[r][i] = mulAdd(loadPadded(rows[r] + c, cols - c, Weight::load), input, sums[r][i]);
+        }
+    }
+    for (int i = 0; i < kTile; i++)
+        for (int r = 0; r < nRows; r++) out[i * stride + r] = sumLanes(sums[r][i]);
+}
+
+template <class Weight, int kTile>
+inline void floatRows(const typename Weight::Type* const* rows, int64_t cols, const InputView& x,
+                      const int32_t* inputRows, int nInputs, int nRows, float* out, int stride) {
+    int i = 0;
+    for (; i + kTile <= nInputs; i += kTile)
+        floatTile<Weight, kTile>(rows, cols, x, inputRows + i, nRows, out + i * stride, stride);
+    if constexpr (kTile > 1)
+        floatRows<Weight, kTile / 2>(rows, cols, x, inputRows + i, nInputs - i, nRows, out + i * stride, stride);
+}
+
+template <class Weight>
+void multiplyFloats(const WeightView& w, int64_t row, int nRows, const InputView& x, const int32_t* inputRows,
+                    int nInputs, float* out, int stride) noexcept {
+    for (int r = 0; r < nRows; r += kTileRows) {
+        const int n = nRows - r < kTileRows ? nRows - r : kTileRows;
+        const typename Weight::Type* rows[kTileRows];
+        // A tile that has fewer rows repeats the last one and drops the result.
+        for (int i = 0; i < kTileRows; i++)
+            rows[i] = reinterpret_cast<const typename Weight::Type*>(w.rows[row + r + (i < n ? i : n - 1)]);
+        floatRows<Weight, kFloatTile>(rows, w.cols, x, inputRows, nInputs, n, out + r, stride);
+    }
+}
+
+void quantizeBlocks(const float* x, int64_t n, InputBlock* out) noexcept {
+    for (; n > 0; n -= 32, x += 32, out++) {
+        Floats largest = abs(load(x));
+        for (int i = kLanes; i < 32; i += kLanes) largest = max(largest, abs(load(x + i)));
+        const float scale = largestLane(largest) / 127.0f;
+        const Floats inverse = set1(scale == 0.0f ? 0.0f : 1.0f / scale);
+        Ints sum = zeroInts();
+        for (int i = 0; i < 32; i += kLanes) {
+            const Floats scaled = mul(load(x + i), inverse);
+            const Ints values = toInts(min(max(scaled, set1(-127.0f)), set1(127.0f)));
+            storeInt8(out->values + i, values);
+            sum = add(sum, values);
+        }
+        out->scale = roundToF16(scale);
+        out->sum = sumLanes(sum);
+    }
+}
+
+/// e^x within 2e-7 relative for -87 < x < 88, NaN for NaN. x = n ln 2 + r with |r| < 0.35, and e^r by its Taylor series
+/// to the seventh power.
+inline Floats exp(Floats x) {
+    x = min(set1(88.3f), max(set1(-87.3f), x));
+    const Floats n = round(mul(x, set1(1.44269504f)));
+    // ln 2 in two parts; the first is short enough for n times it to be exact.
+    Floats r = mulAdd(n, set1(-0.693359375f), x);
+    r = mulAdd(n, set1(2.12194440e-4f), r);
+    Floats e = set1(1.0f / 5040.0f);
+    e = mulAdd(e, r, set1(1.0f / 720.0f));
+    e = mulAdd(e, r, set1(1.0f / 120.0f));
+    e = mulAdd(e, r, set1(1.0f / 24.0f));
+    e = mulAdd(e, r, set1(1.0f / 6.0f));
+    e = mulAdd(e, r, set1(0.5f));
+    e = mulAdd(e, r, set1(1.0f));
+    e = mulAdd(e, r, set1(1.0f));
+    return mul(e, pow2(toInts(n)));
+}
+
+inline float exp(float x) {
+    return first(exp(set1(x)));
+}
+
+template <typename Function>
+inline void activate(const float* gate, const float* up, float* out, int64_t n, const Function& function) {
+    for (int64_t i = 0; i < n; i += kLanes) {
+        const Floats u = loadUpTo(up + i, n - i);
+        storeUpTo(out + i, gate ? mul(function(loadUpTo(gate + i, n - i)), u) : function(u), n - i);
+    }
+}
+
+void silu(const float* gate, const float* up, float* out, int64_t n) noexcept {
+    activate(gate, up, out, n, [](Floats x) { return div(x, add(set1(1.0f), exp(sub(zero(), x)))); });
+}
+
+/// 0.5 x (1 + tanh u) = x / (1 + e^-2u) with u = sqrt(2 / pi) (x + 0.044715 x^3).
+void geluTanh(const float* gate, const float* up, float* out, int64_t n) noexcept {
+    activate(gate, up, out, n, [](Floats x) {
+        const Floats cubic = mulAdd(mul(mul(x, x), x), set1(0.044715f), x);
+        return div(x, add(set1(1.0f), exp(mul(cubic, set1(-1.5957691216f)))));
+    });
+}
+
+void toF16(const float* x, uint16_t* out, int64_t n) noexcept {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) storeF16(out + i, load(x + i));
+    if (i == n) return;
+    uint16_t padded[kLanes];
+    storeF16(padded, loadUpTo(x + i, n - i));
+    for (int64_t j = 0; j < n - i; j++) out[i + j] = padded[j];
+}
+
+void fromF16(const uint16_t* x, float* out, int64_t n) noexcept {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) store(out + i, loadF16(x + i));
+    if (i == n) return;
+    const Floats last = loadPadded(x + i, n - i, [](const uint16_t* p) { return loadF16(p); });
+    storeUpTo(out + i, last, n - i);
+}
+
+// Attention. All sums of a query run in an order that its own `visible` decides.
+
+constexpr int kPositions = 32;
+
+/// scores[p] = scale * q k[p] for the 32 positions of a block.
+inline void scoreBlock(const float* q, const float* k, int headDim, float scale, float* scores) {
+    for (int p = 0; p < kPositions; p += kLanes, k += kLanes * headDim) {
+        Floats sums[kLanes];
+        for (int i = 0; i < kLanes; i++) sums[i] = zero();
+        int d = 0;
+        for (; d + kLanes <= headDim; d += kLanes) {
+            const Floats qd = load(q + d);
+            for (int i = 0; i < kLanes; i++) sums[i] = mulAdd(qd, load(k + i * headDim + d), sums[i]);
+        }
+        if (d < headDim) {
+            const Floats qd = loadUpTo(q + d, headDim - d);
+            for (int i = 0; i < kLanes; i++) sums[i] = mulAdd(qd, loadUpTo(k + i * headDim + d, headDim - d), sums[i]);
+        }
+        store(scores + p, mul(sumEach(sums), set1(scale)));
+    }
+}
+
+/// mixed[d] = mixed[d] * keep + sum of weights[p] * v[p][d], for kVectors vectors of d.
+template <int kVectors>
+inline void mixValues(const float* weights, int n, const float* v, int headDim, float keep, float* mixed) {
+    Floats sums[kVectors];
+    for (int i = 0; i < kVectors; i++) sums[i] = mul(load(mixed + i * kLanes), set1(keep));
+    for (int p = 0; p < n; p++, v += headDim) {
+        const Floats weight = set1(weights[p]);
+        for (int i = 0; i < kVectors; i++) sums[i] = mulAdd(weight, load(v + i * kLanes), sums[i]);
+    }
+    for (int i = 0; i < kVectors; i++) store(mixed + i * kLanes, sums[i]);
+}
+
+inline void mixLast(const float* weights, int n, const float* v, int headDim, float keep, float* mixed, int width) {
+    Floats sum = mul(loadUpTo(mixed, width), set1(keep));
+    for (int p = 0; p < n; p++, v += headDim) sum = mulAdd(set1(weights[p]), loadUpTo(v, width), sum);
+    storeUpTo(mixed, sum, width);
+}
+
+void attend(const KvBlockView& block, QueryState* queries, int nQueries, float scale) noexcept {
+    for (int i = 0; i < nQueries; i++) {
+        QueryState& query = queries[i];
+        const int left = query.visible - block.position;
+        if (left <= 0) continue;
+        const int n = left < kPositions ? left : kPositions;
+        alignas(64) float scores[kPositions];
+        scoreBlock(query.q, block.k, block.headDim, scale, scores);
+        // What lies behind the visible positions may be anything.
+        for (int p = n; p < kPositions; p++) scores[p] = -__builtin_inff();
+
+        Floats best = load(scores);
+        for (int p = kLanes; p < kPositions; p += kLanes) best = max(best, load(scores + p));
+        const float blockLargest = largestLane(best);
+        const float largest = query.largest > blockLargest ? query.largest : blockLargest;
+        const float keep = exp(query.largest - largest);
+        for (int p = 0; p < kPositions; p += kLanes) store(scores + p, exp(sub(load(scores + p), set1(largest))));
+        for (int p = n; p < kPositions; p++) scores[p] = 0.0f;
+        Floats sum = load(scores);
+        for (int p = kLanes; p < kPositions; p += kLanes) sum = add(sum, load(scores + p));
+        query.sum = query.sum * keep + sumLanes(sum);
+        query.largest = largest;
+
+        constexpr int kVectors = 8;
+        int d = 0;
+        for (; d + kVectors * kLanes <= block.headDim; d += kVectors * kLanes)
+            mixValues<kVectors>(scores, n, block.v + d, block.headDim, keep, query.mixed + d);
+        for (; d + kLanes <= block.headDim; d += kLanes)
+            mixValues<1>(scores, n, block.v + d, block.headDim, keep, query.mixed + d);
+        if (d < block.headDim) mixLast(scores, n, block.v + d, block.headDim, keep, query.mixed + d, block.headDim - d);
+    }
+}
+
+void mergeQueries(QueryState& into, const QueryState& from, int headDim) noexcept {
+    const float largest = into.largest > from.largest ? into.largest : from.largest;
+    const float keep = exp(into.largest - largest);
+    const float take = exp(from.largest - largest);
+    into.sum = into.sum * keep + from.sum * take;
+    into.largest = largest;
+    for (int d = 0; d < headDim; d += kLanes) {
+        const Floats kept = mul(loadUpTo(into.mixed + d, headDim - d), set1(keep));
+        storeUpTo(into.mixed + d, mulAdd(loadUpTo(from.mixed + d, headDim - d), set1(take), kept), headDim - d);
+    }
+}
+
+constexpr CpuKernels kTable = {
+    kLanes,
+    {multiplyFloats<WeightF32>, multiplyFloats<WeightF16>, multiplyFloats<WeightBf16>, multiplyPacked<WeightsQ80>,
+     multiplyPacked<WeightsQ40>},
+    quantizeBlocks,
+    silu,
+    geluTanh,
+    toF16,
+    fromF16,
+    attend,
+    mergeQueries,
+};
+
+}  // namespace
+}  // namespace dllama

@@ -1,0 +1,100 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/cpu-features.hpp"
+
+/// The inner loops of the CPU backend, one table for each instruction set (src/cpu/isa). They take pointers and sizes
+/// only, never throw, and give each output element the same bits whatever else is computed in the same call.
+namespace dllama {
+
+/// A weight matrix as the kernels read it.
+///
+/// Q40 and Q80 lie in groups of `groupRows` rows, so that one int32 lane of a vector belongs to one row. A group is a
+/// sequence of blocks (32 columns of its rows); with R = groupRows a block is
+///     f16 scales[R]
+///     Q40: 4 times R x 4 bytes: byte i of row r in part j holds column 4j + i (low half) and 4j + i + 16 (high half)
+///     Q80: 8 times R x 4 bytes: byte i of row r in part j is column 4j + i
+/// The last group is filled with rows of zeros.
+///
+/// F32, F16 and BF16 are read where they lie; `rows` has a pointer to each row.
+struct WeightView {
+    const std::byte* packed = nullptr;
+    const std::byte* const* rows = nullptr;
+    int64_t nRows = 0;
+    int64_t cols = 0;
+};
+
+/// 32 activations in Q80. The scale has been rounded to f16, as in a stored block; `sum` is that of the values, for
+/// weights that are stored with an offset.
+struct InputBlock {
+    int8_t values[32];
+    float scale;
+    int32_t sum;
+};
+
+/// Activations as the kernels read them: (rows, cols) floats, or (rows, cols / 32) blocks for quantised weights.
+struct InputView {
+    const float* f32 = nullptr;
+    const InputBlock* blocks = nullptr;
+    int64_t cols = 0;
+};
+
+/// One block of the KV cache, as floats: k and v are (32, headDim), the first of their positions is `position`.
+struct KvBlockView {
+    const float* k = nullptr;
+    const float* v = nullptr;
+    int headDim = 0;
+    int position = 0;
+};
+
+/// One query in the middle of its softmax over the cache. What it has seen so far: the largest score, the sum of
+/// exp(score - largest), and the sum of exp(score - largest) * v, headDim values.
+struct QueryState {
+    const float* q = nullptr;
+    int visible = 0;
+    float largest = 0.0f;
+    float sum = 0.0f;
+    float* mixed = nullptr;
+};
+
+struct CpuKernels {
+    /// Rows of a packed group: 4, 8 or 16.
+    int groupRows;
+
+    /// Products of the rows [row, row + nRows) with the inputs inputRows[0..nInputs): out[i * stride + r] is row
+    /// row + r times input i. For quantised weights row is a multiple of groupRows, and nRows is rounded up to one:
+    /// out must have room for that. Indexed by DType.
+    using Multiply = void (*)(const WeightView& w, int64_t row, int nRows, const InputView& x, const int32_t* inputRows,
+                              int nInputs, float* out, int stride) noexcept;
+    Multiply multiply[5];
+
+    /// n values (a multiple of 32) to Q80, rounded as quantizeQ80 does.
+    void (*quantize)(const float* x, int64_t n, InputBlock* out) noexcept;
+
+    /// out = act(gate) * up, n values. act(up) alone if gate is null. out may be either input.
+    void (*silu)(const float* gate, const float* up, float* out, int64_t n) noexcept;
+    void (*geluTanh)(const float* gate, const float* up, float* out, int64_t n) noexcept;
+
+    void (*f32ToF16)(const float* x, uint16_t* out, int64_t n) noexcept;
+    void (*f16ToF32)(const uint16_t* x, float* out, int64_t n) noexcept;
+
+    /// Lets each query see the positions of the block that lie before its `visible`. Scores are q k * scale.
+    void (*attend)(const KvBlockView& block, QueryState* queries, int nQueries, float scale) noexcept;
+    /// Adds to `into` what `from` has seen.
+    void (*mergeQueries)(QueryState& into, const QueryState& from, int headDim) noexcept;
+};
+
+extern const CpuKernels kGenericKernels;
+#if defined(__x86_64__)
+extern const CpuKernels kAvx2Kernels;
+extern const CpuKernels kAvx512VnniKernels;
+#elif defined(__aarch64__)
+extern const CpuKernels kNeonKernels;
+#endif
+
+/// The table of `isa`, which the CPU must support.
+const CpuKernels& kernelsOf(Isa isa);
+
+}  // namespace dllama
