@@ -1,0 +1,223 @@
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "backend/reference-backend.hpp"
+#include "base/errors.hpp"
+#include "engine/sampler.hpp"
+#include "engine/scheduler.hpp"
+#include "model-under-test.hpp"
+#include "tiny-model.hpp"
+
+namespace dllama::test {
+namespace {
+
+// Sampler ------------------------------------------------------------------------------------------------------------
+
+int draw(SamplingParams params, std::vector<float> logits, const std::vector<int>& history = {}) {
+    return Sampler(params).sample(logits, history);
+}
+
+TEST(SamplerTest, GreedyTakesTheFirstOfTheLargest) {
+    EXPECT_EQ(draw({.temperature = 0.0f}, {1.0f, 3.0f, 3.0f, 2.0f}), 1);
+}
+
+TEST(SamplerTest, SameSeedSameTokens) {
+    const std::vector<float> logits = {1.0f, 2.0f, 0.5f, 1.5f, -1.0f};
+    Sampler a({.topP = 1.0f, .seed = 42}), b({.topP = 1.0f, .seed = 42}), c({.topP = 1.0f, .seed = 43});
+    std::vector<int> fromA, fromB, fromC;
+    for (int i = 0; i < 50; i++) {
+        for (auto [sampler, tokens] : {std::pair(&a, &fromA), std::pair(&b, &fromB), std::pair(&c, &fromC)}) {
+            std::vector<float> copy = logits;
+            tokens->push_back(sampler->sample(copy, {}));
+        }
+    }
+    EXPECT_EQ(fromA, fromB);
+    EXPECT_NE(fromA, fromC);
+}
+
+TEST(SamplerTest, DrawsWithTheSoftmaxProbabilities) {
+    // Probabilities 0.6, 0.3, 0.1.
+    const std::vector<float> logits = {std::log(6.0f), std::log(3.0f), std::log(1.0f)};
+    Sampler sampler({.temperature = 1.0f, .topP = 0.0f, .seed = 1});
+    std::map<int, int> counts;
+    for (int i = 0; i < 20000; i++) {
+        std::vector<float> copy = logits;
+        counts[sampler.sample(copy, {})]++;
+    }
+    // Five standard deviations of a binomial count.
+    EXPECT_NEAR(counts[0], 12000, 350);
+    EXPECT_NEAR(counts[1], 6000, 325);
+    EXPECT_NEAR(counts[2], 2000, 215);
+}
+
+TEST(SamplerTest, FiltersLeaveOnlyWhatTheyPromise) {
+    const std::vector<float> logits = {std::log(5.0f), std::log(3.0f), std::log(1.5f), std::log(0.5f)};
+    const auto reachable = [&](SamplingParams params) {
+        params.temperature = 1.0f;
+        std::map<int, int> counts;
+        Sampler sampler(params);
+        for (int i = 0; i < 2000; i++) {
+            std::vector<float> copy = logits;
+            counts[sampler.sample(copy, {})]++;
+        }
+        return counts.size();
+    };
+    EXPECT_EQ(reachable({.topP = 0.0f}), 4u);
+    EXPECT_EQ(reachable({.topP = 0.45f}), 1u);  // 0.5 reaches it alone
+    EXPECT_EQ(reachable({.topP = 0.75f}), 2u);
+    EXPECT_EQ(reachable({.topP = 0.0f, .topK = 3}), 3u);
+    EXPECT_EQ(reachable({.topP = 0.0f, .minP = 0.2f}), 3u);  // 0.5, 0.3, 0.15 reach a fifth of 0.5
+}
+
+TEST(SamplerTest, PenaltyLowersTokensSeenBefore) {
+    EXPECT_EQ(draw({.temperature = 0.0f, .repetitionPenalty = 2.0f}, {4.0f, 3.0f}, {0, 0}), 1);
+    EXPECT_EQ(draw({.temperature = 0.0f, .repetitionPenalty = 2.0f}, {-1.0f, -1.5f}, {0}), 1);
+}
+
+TEST(SamplerTest, RefusesNonsense) {
+    EXPECT_THROW(Sampler({.temperature = -1.0f}), ConfigError);
+    EXPECT_THROW(Sampler({.topP = 1.5f}), ConfigError);
+    EXPECT_THROW(Sampler({.temperature = NAN}), ConfigError);
+    EXPECT_THROW(draw({.temperature = 0.0f}, {NAN, NAN}), Error);
+    EXPECT_THROW(draw({}, {1.0f, NAN}), Error);
+}
+
+// Scheduler ----------------------------------------------------------------------------------------------------------
+
+TEST(SchedulerTest, WritingSequencesComeFirst) {
+    const std::vector<Pending> pending = {{100, 0}, {1, 0}, {1, 0}};
+    EXPECT_EQ(schedule(pending, 32, 8), (std::vector<int>{30, 1, 1}));
+}
+
+TEST(SchedulerTest, PromptsFollowInOrderAndAreCut) {
+    EXPECT_EQ(schedule(std::vector<Pending>{{20, 0}, {20, 0}, {5, 0}}, 32, 8), (std::vector<int>{20, 12, 0}));
+}
+
+TEST(SchedulerTest, IndivisiblePrefixesWaitForRoom) {
+    EXPECT_EQ(schedule(std::vector<Pending>{{20, 0}, {20, 19}}, 32, 8), (std::vector<int>{20, 0}));
+    EXPECT_EQ(schedule(std::vector<Pending>{{20, 19}}, 32, 8), (std::vector<int>{20}));
+}
+
+TEST(SchedulerTest, NoMoreFinishedPromptsThanRows) {
+    EXPECT_EQ(schedule(std::vector<Pending>{{1, 0}, {1, 0}, {4, 0}}, 32, 1), (std::vector<int>{1, 0, 3}));
+}
+
+// Engine -------------------------------------------------------------------------------------------------------------
+
+class EngineTest : public testing::Test {
+  protected:
+    EngineTest() {
+        path_ = testing::TempDir() + "/engine-test.m";
+        writeTinyModel(path_, tinyConfig("glm4"), DType::F32);
+    }
+    std::unique_ptr<ModelUnderTest> load(DecoderLimits limits) {
+        return std::make_unique<ModelUnderTest>(
+            path_, [](ThreadPool&) { return makeReferenceBackend(); }, 1, limits);
+    }
+    std::string path_;
+};
+
+TEST_F(EngineTest, ContinuingAConversationEqualsStartingAfresh) {
+    const auto model = load({.maxTokens = 64});
+    Engine& engine = *model->engine;
+    const int sequence = engine.open(128);
+    engine.start(sequence, {5, 9, 40}, {.temperature = 0.0f}, {6, {}});
+    while (engine.running()) engine.step();
+    std::vector<int> tokens = engine.tokens(sequence);
+    tokens.insert(tokens.end(), {7, 8});
+    engine.start(sequence, tokens, {.temperature = 0.0f}, {5, {}});
+    const StepReport first = engine.step();
+    EXPECT_EQ(first.nPromptTokens, 3);  // the last answer token was never computed, and the two new ones
+    while (engine.running()) engine.step();
+    const std::vector<int> continued = engine.tokens(sequence);
+    engine.close(sequence);
+    const std::vector<int> fresh = model->greedy(tokens, 5);
+    EXPECT_EQ(std::vector<int>(continued.end() - 5, continued.end()), fresh);
+}
+
+TEST_F(EngineTest, StopTokenEndsTheAnswer) {
+    const auto model = load({.maxTokens = 64});
+    const std::vector<int> free = model->greedy({5, 9, 40}, 8);
+    Engine& engine = *model->engine;
+    const int sequence = engine.open(64);
+    engine.start(sequence, {5, 9, 40}, {.temperature = 0.0f}, {8, {free[3]}});
+    std::vector<TokenEvent> events;
+    while (engine.running())
+        for (const TokenEvent& event : engine.step().events) events.push_back(event);
+    const size_t expected = static_cast<size_t>(std::find(free.begin(), free.end(), free[3]) - free.begin()) + 1;
+    ASSERT_EQ(events.size(), expected);
+    EXPECT_EQ(events.back().finish, Finish::StopToken);
+}
+
+TEST_F(EngineTest, EndsAtTheContextAndGivesBlocksBack) {
+    const auto model = load({.maxTokens = 64, .maxPositions = 40});
+    Engine& engine = *model->engine;
+    for (int round = 0; round < 10; round++) {
+        const int sequence = engine.open(40);
+        engine.start(sequence, {5, 9, 40}, {.temperature = 0.0f}, {});
+        Finish finish = Finish::None;
+        while (engine.running())
+            for (const TokenEvent& event : engine.step().events) finish = event.finish;
+        EXPECT_EQ(finish, Finish::Length);
+        EXPECT_EQ(engine.tokens(sequence).size(), 40u);
+        engine.close(sequence);
+    }
+    EXPECT_THROW(engine.open(41), ConfigError);
+}
+
+TEST_F(EngineTest, RefusesImpossiblePrompts) {
+    const auto model = load({.maxTokens = 64, .maxPositions = 40});
+    Engine& engine = *model->engine;
+    const int sequence = engine.open(10);
+    EXPECT_THROW(engine.start(sequence, {}, {}, {}), ConfigError);
+    EXPECT_THROW(engine.start(sequence, {5, 320}, {}, {}), ConfigError);
+    EXPECT_THROW(engine.start(sequence, {-1}, {}, {}), ConfigError);
+    EXPECT_THROW(engine.start(sequence, std::vector<int>(10, 5), {}, {}), ConfigError);
+    EXPECT_FALSE(engine.running());
+}
+
+/// A forward pass whose cluster loses a rank at chosen steps.
+class FlakyForward final : public ForwardPass {
+  public:
+    explicit FlakyForward(ForwardPass& real) : real_(real) {}
+    void forward(const Batch& batch, std::vector<float>& logits) override {
+        if (step_++ % 3 == 2) throw PeerLost(1, "rank 1 is gone");
+        real_.forward(batch, logits);
+    }
+    void recover(const PeerLost&) override { recoveries++; }
+    const DecoderLimits& limits() const override { return real_.limits(); }
+    int recoveries = 0;
+
+  private:
+    ForwardPass& real_;
+    int step_ = 0;
+};
+
+TEST_F(EngineTest, ALostRankDoesNotChangeTheText) {
+    const auto model = load({.maxTokens = 64});
+    const std::vector<int> undisturbed = model->greedy({5, 9, 40}, 12);
+    FlakyForward flaky(*model->forward);
+    Engine engine(model->arch, model->embeddings, flaky);
+    const int sequence = engine.open(64);
+    engine.start(sequence, {5, 9, 40}, {.temperature = 0.0f}, {12, {}});
+    while (engine.running()) engine.step();
+    EXPECT_GT(flaky.recoveries, 3);
+    const std::vector<int>& tokens = engine.tokens(sequence);
+    EXPECT_EQ(std::vector<int>(tokens.begin() + 3, tokens.end()), undisturbed);
+}
+
+TEST(EngineLegacy, RunsEveryFamilyAndType) {
+    for (const char* architecture : {"llama", "qwen3", "qwen3moe", "glm", "glm4", "glm4moe", "chatglm"}) {
+        for (DType type : {DType::F32, DType::F16, DType::BF16, DType::Q80, DType::Q40}) {
+            const std::string path = testing::TempDir() + "/engine-types.m";
+            writeTinyModel(path, tinyConfig(architecture), type);
+            ModelUnderTest model(path, [](ThreadPool&) { return makeReferenceBackend(); }, 1, {.maxTokens = 64});
+            const std::vector<int> prompt = {9, 12, 301, 304, 5};
+            EXPECT_EQ(model.greedy(prompt, 4).size(), 4u) << architecture << " " << dtypeName(type);
+        }
+    }
+}
+
+}  // namespace
+}  // namespace dllama::test

@@ -1,0 +1,185 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <random>
+
+#include "base/errors.hpp"
+#include "tiny-model.hpp"
+
+namespace dllama::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string readAll(const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(file), {}};
+}
+
+void writeAll(const std::string& path, const std::string& bytes) {
+    std::ofstream(path, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+}
+
+/// Opens a file and reads every tensor, as a load does.
+void readWhole(const std::string& path) {
+    const ModelFile file(path);
+    const Architecture arch = makeArchitecture(file.config());
+    checkTensors(arch, file, path);
+    std::vector<std::byte> scratch;
+    for (const TensorInfo& tensor : file.tensors()) file.read(file.whole(tensor.name), scratch);
+}
+
+std::string messageOf(const std::string& path) {
+    try {
+        readWhole(path);
+    } catch (const Error& error) {
+        return error.what();
+    }
+    return "";
+}
+
+class ModelFileTest : public testing::TestWithParam<std::pair<const char*, DType>> {
+  protected:
+    std::string path(const std::string& name) const {
+        return testing::TempDir() + "/" + GetParam().first + "-" + dtypeName(GetParam().second) + "-" + name;
+    }
+};
+
+TEST_P(ModelFileTest, WhatIsWrittenIsRead) {
+    const auto [architecture, type] = GetParam();
+    const ModelConfig config = tinyConfig(architecture);
+    const std::string file = path("whole.m");
+    writeTinyModel(file, config, type);
+    EXPECT_FALSE(fs::exists(file + ".part"));
+    const ModelFile model(file);
+    readWhole(file);
+    const bool legacy = legacyHeader(config, type).has_value();
+    EXPECT_EQ(model.tensorHash("final_norm.weight") == 0, legacy);
+    EXPECT_EQ(model.weightType(), type);
+    EXPECT_EQ(model.config().hiddenSize, config.hiddenSize);
+    EXPECT_EQ(model.config().nRoutedExperts, config.nRoutedExperts);
+    EXPECT_EQ(model.config().scoringFunc, config.scoringFunc);
+    if (!legacy) {
+        EXPECT_EQ(modelConfigToJson(model.config()), modelConfigToJson(config));
+    }
+}
+
+TEST_P(ModelFileTest, SlicesAreTheMiddleOfTheWhole) {
+    const auto [architecture, type] = GetParam();
+    const std::string file = path("slices.m");
+    writeTinyModel(file, tinyConfig(architecture), type);
+    const ModelFile model(file);
+    const std::string name = "layers.1.attn.o.weight";
+    const TensorInfo& info = model.info(name);
+    std::vector<std::byte> scratch, scratchPart;
+    std::vector<float> whole(static_cast<size_t>(info.rows * info.cols)), part(3 * 64);
+    dequantize(type, model.read(model.whole(name), scratch).data(), whole.data(), info.rows * info.cols);
+    dequantize(type, model.read({name, 2, 5, 32, 96}, scratchPart).data(), part.data(), 3 * 64);
+    for (int r = 0; r < 3; r++)
+        for (int c = 0; c < 64; c++) EXPECT_EQ(part[r * 64 + c], whole[(r + 2) * info.cols + c + 32]);
+}
+
+TEST_P(ModelFileTest, ATruncatedOrPaddedFileIsRefusedByName) {
+    const auto [architecture, type] = GetParam();
+    const std::string file = path("cut.m");
+    writeTinyModel(file, tinyConfig(architecture), type);
+    const std::string bytes = readAll(file);
+    std::mt19937 random(7);
+    for (int i = 0; i < 60; i++) {
+        writeAll(file, bytes.substr(0, 1 + random() % (bytes.size() - 1)));
+        const std::string message = messageOf(file);
+        EXPECT_TRUE(message.starts_with(file + ": ")) << message;
+        EXPECT_EQ(message.find('\n'), std::string::npos);
+    }
+    writeAll(file, bytes + "more");
+    EXPECT_NE(messageOf(file).find("behind its last tensor"), std::string::npos);
+    writeAll(file, bytes.substr(0, bytes.size() - 1));
+    EXPECT_NE(messageOf(file).find("truncated"), std::string::npos);
+    EXPECT_NE(messageOf(file).find("tensor"), std::string::npos);
+}
+
+TEST_P(ModelFileTest, FlippedBitsNeverCrash) {
+    const auto [architecture, type] = GetParam();
+    const std::string file = path("flip.m");
+    const ModelConfig config = tinyConfig(architecture);
+    writeTinyModel(file, config, type);
+    const bool hashed = !legacyHeader(config, type);
+    const std::string bytes = readAll(file);
+    const ModelFile model(file);
+    std::mt19937 random(11);
+    const size_t header = hashed ? 6000 : 200;
+    for (int i = 0; i < 300; i++) {
+        std::string damaged = bytes;
+        const size_t at = (i % 2 ? random() % bytes.size() : random() % std::min(header, bytes.size()));
+        damaged[at] = static_cast<char>(damaged[at] ^ (1 << random() % 8));
+        writeAll(file, damaged);
+        const std::string message = messageOf(file);  // a crash ends the test
+        if (!hashed || !message.empty()) continue;
+        // Only padding between tensors may change unnoticed.
+        for (const TensorInfo& t : model.tensors()) {
+            std::vector<std::byte> scratch;
+            const auto view = model.read(model.whole(t.name), scratch);
+            const size_t begin = bytes.find(std::string(reinterpret_cast<const char*>(view.data()), view.size()));
+            EXPECT_FALSE(at >= begin && at < begin + view.size()) << "a flip in " << t.name << " went unnoticed";
+        }
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Files, ModelFileTest,
+                         testing::Values(std::pair("llama", DType::Q40), std::pair("qwen3", DType::F32),
+                                         std::pair("qwen3moe", DType::Q80), std::pair("llama", DType::BF16),
+                                         std::pair("glm", DType::F16), std::pair("glm4", DType::Q40),
+                                         std::pair("glm4moe", DType::Q80), std::pair("chatglm", DType::F32)));
+
+TEST(ModelFileErrors, ForeignFilesAreNamed) {
+    const std::string file = testing::TempDir() + "/foreign.m";
+    writeAll(file, "GGUF and then some more bytes");
+    EXPECT_EQ(messageOf(file), file + ": not a .m model file (magic 0x46554747)");
+    writeAll(file, std::string("\0\xcd\xab\0", 4) + std::string(60, '\0'));
+    EXPECT_NE(messageOf(file), "");
+}
+
+TEST(LegacyHeader, StatesWhatItCanAndNothingElse) {
+    ModelConfig c = tinyConfig("llama");
+    ASSERT_TRUE(legacyHeader(c, DType::Q40));
+    EXPECT_FALSE(legacyHeader(c, DType::BF16));
+    c.ropeTheta = 10000.5;
+    EXPECT_FALSE(legacyHeader(c, DType::Q40));
+    c = tinyConfig("llama");
+    c.normEps = 2e-5;
+    EXPECT_FALSE(legacyHeader(c, DType::Q40));
+    EXPECT_FALSE(legacyHeader(tinyConfig("glm4"), DType::Q40));
+    ModelConfig moe = tinyConfig("qwen3moe");
+    ASSERT_TRUE(legacyHeader(moe, DType::Q40));
+    moe.normTopkProb = false;
+    EXPECT_FALSE(legacyHeader(moe, DType::Q40));
+}
+
+TEST(ModelConfigJson, RefusesUnknownAndImpossibleFields) {
+    const std::string good = modelConfigToJson(tinyConfig("glm4moe"));
+    EXPECT_EQ(modelConfigToJson(modelConfigFromJson(good, "x")), good);
+    const auto refuses = [&](const std::string& from, const std::string& to, const std::string& word) {
+        std::string text = good;
+        const size_t at = text.find(from);
+        ASSERT_NE(at, std::string::npos) << from;
+        text.replace(at, from.size(), to);
+        try {
+            modelConfigFromJson(text, "x");
+            ADD_FAILURE() << "accepted " << to;
+        } catch (const FormatError& error) {
+            EXPECT_NE(std::string(error.what()).find(word), std::string::npos) << error.what();
+        }
+    };
+    refuses("\"hidden_size\":128", "\"hidden_size\":128,\"window\":3", "window = 3");
+    refuses("\"hidden_size\":128", "\"hidden_size\":-5", "hidden_size");
+    refuses("\"hidden_size\":128", "\"hidden_size\":99999999999", "hidden_size");
+    refuses("\"hidden_size\":128", "\"hidden_size\":\"big\"", "hidden_size");
+    refuses("\"head_dim\":32", "\"head_dim\":4000", "head_dim is 4000, must be from 8 to 256");
+    refuses("\"num_key_value_heads\":2", "\"num_key_value_heads\":3", "no multiple of num_key_value_heads 3");
+    refuses("\"scoring_func\":\"sigmoid\"", "\"scoring_func\":\"tanh\"", "tanh");
+}
+
+}  // namespace
+}  // namespace dllama::test
