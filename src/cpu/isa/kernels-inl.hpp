@@ -281,7 +281,6 @@ void attend(const KvBlockView& block, QueryState* queries, int nQueries, float s
         const float largest = query.largest > blockLargest ? query.largest : blockLargest;
         const float keep = exp(query.largest - largest);
         for (int p = 0; p < kPositions; p += kLanes) store(scores + p, exp(sub(load(scores + p), set1(largest))));
-        for (int p = n; p < kPositions; p++) scores[p] = 0.0f;
         Floats sum = load(scores);
         for (int p = kLanes; p < kPositions; p += kLanes) sum = add(sum, load(scores + p));
         query.sum = query.sum * keep + sumLanes(sum);
