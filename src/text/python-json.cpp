@@ -86,7 +86,8 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
         if (open_.empty()) return root = std::move(value);
         PythonValue& parent = *open_.back();
         if (parent.type == Type::List) return parent.items.emplace_back(std::move(value));
-        return parent.members.emplace_back(std::move(keys_.back()), std::move(value)).second;
+        parent.members.push_back({std::move(keys_.back()), std::move(value)});
+        return parent.members.back().value;
     }
     bool open(Type type) {
         if (open_.size() == kMaxDepth) return false;
@@ -107,15 +108,15 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
         placeOf.reserve(object.members.size());
         bool repeated = false;
         for (size_t i = 0; i < object.members.size(); i++) {
-            const auto [found, isNew] = placeOf.emplace(object.members[i].first, i);
+            const auto [found, isNew] = placeOf.emplace(object.members[i].name, i);
             if (isNew) continue;
-            object.members[found->second].second = object.members[i].second;
+            object.members[found->second].value = object.members[i].value;
             repeated = true;
         }
         if (!repeated) return;
-        std::vector<std::pair<std::string, PythonValue>> kept;
+        std::vector<PythonValue::Member> kept;
         for (size_t i = 0; i < object.members.size(); i++) {
-            if (placeOf.at(object.members[i].first) == i) kept.push_back(object.members[i]);
+            if (placeOf.at(object.members[i].name) == i) kept.push_back(object.members[i]);
         }
         object.members = std::move(kept);
     }
@@ -194,9 +195,9 @@ void appendJson(const PythonValue& value, int indent, int depth, std::string& ou
             break;
         case Type::Object:
             list('{', '}', value.members.size(), [&](size_t i) {
-                appendJsonString(value.members[i].first, out);
+                appendJsonString(value.members[i].name, out);
                 out += ": ";
-                appendJson(value.members[i].second, indent, depth + 1, out);
+                appendJson(value.members[i].value, indent, depth + 1, out);
             });
             break;
     }
@@ -255,9 +256,9 @@ void appendPython(const PythonValue& value, std::string& out) {
             out += '{';
             for (size_t i = 0; i < value.members.size(); i++) {
                 if (i > 0) out += ", ";
-                appendRepr(value.members[i].first, out);
+                appendRepr(value.members[i].name, out);
                 out += ": ";
-                appendPython(value.members[i].second, out);
+                appendPython(value.members[i].value, out);
             }
             out += '}';
             break;

@@ -2,7 +2,6 @@
 
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 namespace dllama {
@@ -10,13 +9,14 @@ namespace dllama {
 /// A JSON value that prints as Python would print it, since the chat templates were written for Python: keys in order,
 /// the last value of a repeated key at the place of the first, integers of any size, floats as repr() writes them.
 struct PythonValue {
+    struct Member;
     enum class Type { Null, Boolean, Number, String, List, Object };
 
     Type type = Type::Null;
     bool boolean = false;
-    std::string text;                                          ///< String: its value; Number: as Python prints it
-    std::vector<PythonValue> items;                            ///< List
-    std::vector<std::pair<std::string, PythonValue>> members;  ///< Object
+    std::string text;                ///< String: its value; Number: as Python prints it
+    std::vector<PythonValue> items;  ///< List
+    std::vector<Member> members;     ///< Object
 
     bool isString() const { return type == Type::String; }
     bool isObject() const { return type == Type::Object; }
@@ -25,6 +25,11 @@ struct PythonValue {
     const PythonValue* find(std::string_view key) const;
     /// bool(value): false for null, false, zero, "" and what is empty.
     bool isTrue() const;
+};
+
+struct PythonValue::Member {
+    std::string name;
+    PythonValue value;
 };
 
 /// Throws ConfigError if `text` is not JSON; `what` names it in the message. Nesting is limited to 256 levels.
