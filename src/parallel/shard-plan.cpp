@@ -1,5 +1,6 @@
 #include "parallel/shard-plan.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
@@ -29,9 +30,29 @@ std::vector<Span> cut(int total, int unit, const std::vector<NodeSpec>& nodes) {
     return spans;
 }
 
+/// The most used expert first, each goes to the rank that would be done with its experts first.
+std::vector<int> placeExperts(int nExperts, const std::vector<double>& use, const std::vector<NodeSpec>& nodes) {
+    std::vector<int> order(nExperts);
+    std::iota(order.begin(), order.end(), 0);
+    const auto load = [&](int expert) { return use.empty() ? 1.0 : use[expert]; };
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return load(a) > load(b); });
+    std::vector<double> done(nodes.size(), 0.0);
+    std::vector<int> owners(nExperts);
+    for (int expert : order) {
+        size_t best = 0;
+        const auto end = [&](size_t rank) { return (done[rank] + load(expert)) / nodes[rank].weight; };
+        for (size_t rank = 1; rank < nodes.size(); rank++)
+            if (end(rank) < end(best)) best = rank;
+        done[best] += load(expert);
+        owners[expert] = static_cast<int>(best);
+    }
+    return owners;
+}
+
 }  // namespace
 
-ShardPlan makeShardPlan(const Architecture& arch, const std::vector<NodeSpec>& nodes) {
+ShardPlan makeShardPlan(const Architecture& arch, const std::vector<NodeSpec>& nodes, ExpertPlacement placement,
+                        const ExpertUse& use) {
     if (nodes.empty() || nodes.size() > kMaxRanks)
         throw ConfigError("a cluster of {} nodes: must be 1 to {}", nodes.size(), kMaxRanks);
     for (const NodeSpec& node : nodes)
@@ -48,11 +69,23 @@ ShardPlan makeShardPlan(const Architecture& arch, const std::vector<NodeSpec>& n
     const std::vector<Span> ffn = cut(c.intermediateSize, kBlockValues, nodes);
     const std::vector<Span> experts = cut(c.moeIntermediateSize, kBlockValues, nodes);
     const std::vector<Span> shared = cut(c.nSharedExperts * c.moeIntermediateSize, kBlockValues, nodes);
+    if (placement == ExpertPlacement::Whole && c.isMixture()) {
+        if (!use.empty() && use.size() != static_cast<size_t>(c.nLayers))
+            throw ConfigError("the recorded use of experts has {} layers, the model {}", use.size(), c.nLayers);
+        for (int layer = 0; layer < c.nLayers; layer++) {
+            const std::vector<double> ofLayer = use.empty() ? std::vector<double>{} : use[layer];
+            if (!ofLayer.empty() && ofLayer.size() != static_cast<size_t>(c.nRoutedExperts))
+                throw ConfigError("the recorded use of layer {} has {} experts, the model {}", layer, ofLayer.size(),
+                                  c.nRoutedExperts);
+            plan.owners_.push_back(placeExperts(c.nRoutedExperts, ofLayer, nodes));
+        }
+    }
     const std::vector<Span> vocabulary = cut(c.vocabSize, kBlockValues, nodes);
     for (size_t rank = 0; rank < nodes.size(); rank++) {
         RankShare share{heads[rank], {}, ffn[rank], experts[rank], shared[rank], vocabulary[rank]};
         if (share.heads.size() > 0)
             share.kvHeads = {share.heads.begin / plan.group_, (share.heads.end - 1) / plan.group_ + 1};
+        if (!plan.owners_.empty()) share.experts = {0, c.moeIntermediateSize};
         plan.shares_.push_back(share);
     }
     return plan;
@@ -74,6 +107,8 @@ std::optional<TensorSlice> ShardPlan::slice(const TensorDecl& tensor, int rank) 
     const bool sharedExpert = tensor.name.find(".moe.shared.") != std::string::npos;
     const Span inner = tensor.expert >= 0 ? share.experts : sharedExpert ? share.shared : share.ffn;
     const TensorSlice whole{tensor.name, 0, tensor.rows, 0, tensor.cols};
+    if (tensor.expert >= 0 && !owners_.empty())
+        return owners_[tensor.layer][tensor.expert] == rank ? std::optional(whole) : std::nullopt;
     switch (tensor.cut) {
         case Cut::Replicated:
             return whole;
@@ -109,6 +144,37 @@ AttentionShape ShardPlan::attentionShape(int rank) const {
     const RankShare& share = shares_[rank];
     return {share.heads.size(), share.kvHeads.size(), headDim_, group_,
             share.heads.begin - share.kvHeads.begin * group_};
+}
+
+uint64_t ShardPlan::hash() const {
+    uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
+    const auto add = [&](int value) {
+        for (int shift = 0; shift < 32; shift += 8)
+            hash = (hash ^ ((static_cast<uint32_t>(value) >> shift) & 0xff)) * 0x100000001b3;
+    };
+    add(headDim_);
+    add(group_);
+    for (const RankShare& share : shares_)
+        for (const Span& span :
+             {share.heads, share.kvHeads, share.ffn, share.experts, share.shared, share.vocabulary}) {
+            add(span.begin);
+            add(span.end);
+        }
+    for (const std::vector<int>& layer : owners_)
+        for (int owner : layer) add(owner);
+    return hash;
+}
+
+std::vector<TensorSlice> rankSlices(const Architecture& arch, const ShardPlan& plan, int rank) {
+    std::vector<TensorSlice> slices;
+    for (TensorDecl decl : declareTensors(arch)) {
+        if (decl.cut == Cut::RootOnly) {
+            if (!arch.config.tieEmbeddings) continue;
+            decl.cut = Cut::Vocabulary;  // a tied head is cut like any other
+        }
+        if (auto slice = plan.slice(decl, rank)) slices.push_back(std::move(*slice));
+    }
+    return slices;
 }
 
 }  // namespace dllama

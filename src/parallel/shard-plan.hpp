@@ -23,7 +23,7 @@ struct RankShare {
     Span heads;       // query heads
     Span kvHeads;     // the KV heads that those read; neighbours may share one
     Span ffn;         // values of the dense FFN's inner dimension
-    Span experts;     // values of every routed expert's inner dimension (sliced placement)
+    Span experts;     // values of every routed expert's inner dimension; whole placement: all of them
     Span shared;      // values of the shared experts' inner dimension
     Span vocabulary;  // rows of the output head
     bool operator==(const RankShare&) const = default;
@@ -34,6 +34,13 @@ struct NodeSpec {
     double weight = 1.0;
 };
 
+/// Routed experts are cut like any FFN, so that every rank works on every token; or each lies whole on one rank, which
+/// makes longer rows but leaves ranks idle when a token's experts are elsewhere.
+enum class ExpertPlacement { Sliced, Whole };
+
+/// How often each expert of each layer was chosen: (layer, expert). Empty: all alike.
+using ExpertUse = std::vector<std::vector<double>>;
+
 /// Immutable and equal on every rank.
 class ShardPlan {
   public:
@@ -43,19 +50,28 @@ class ShardPlan {
     std::optional<TensorSlice> slice(const TensorDecl& tensor, int rank) const;
     /// For attention on this rank.
     AttentionShape attentionShape(int rank) const;
+    /// Equal plans have equal hashes: ranks compare them before they work together.
+    uint64_t hash() const;
 
   private:
-    friend ShardPlan makeShardPlan(const Architecture& arch, const std::vector<NodeSpec>& nodes);
+    friend ShardPlan makeShardPlan(const Architecture& arch, const std::vector<NodeSpec>& nodes,
+                                   ExpertPlacement placement, const ExpertUse& use);
     /// The first rank whose part is not empty.
     int firstWith(Span RankShare::*part) const;
 
     std::vector<RankShare> shares_;
+    std::vector<std::vector<int>> owners_;  // of each layer's experts; empty: sliced
     int headDim_ = 0;
     int group_ = 1;
 };
 
 /// 1 to 64 nodes of any relative weights; rank r is node r. Cuts fall on whole heads and on multiples of 32 values, so
 /// a tiny model may leave a rank without work. Throws ConfigError for impossible nodes.
-ShardPlan makeShardPlan(const Architecture& arch, const std::vector<NodeSpec>& nodes);
+ShardPlan makeShardPlan(const Architecture& arch, const std::vector<NodeSpec>& nodes,
+                        ExpertPlacement placement = ExpertPlacement::Sliced, const ExpertUse& use = {});
+
+/// Everything that `rank` computes with, in the model's order: what a worker must be sent. The embedding table is not
+/// among it, unless it is the output head too.
+std::vector<TensorSlice> rankSlices(const Architecture& arch, const ShardPlan& plan, int rank);
 
 }  // namespace dllama

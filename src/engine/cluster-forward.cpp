@@ -1,0 +1,336 @@
+#include "engine/cluster-forward.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <thread>
+
+#include "net/frame.hpp"
+#include "net/weight-stream.hpp"
+
+namespace dllama {
+
+namespace {
+
+/// A worker that runs is there at once; one that is frozen or cut off is given up after this.
+constexpr std::chrono::milliseconds kDialLimit{2000};
+constexpr std::chrono::milliseconds kRetryPause{100};
+/// A worker may need so long to notice that its last session has ended: it finishes the layer it is in.
+constexpr std::chrono::seconds kBusyLimit{30};
+constexpr std::chrono::seconds kAnswerLimit{30};
+constexpr std::chrono::seconds kSendLimit{60};
+/// Checking a large cache file or laying out weights takes minutes on a slow disk; heartbeats watch the node meanwhile.
+constexpr std::chrono::minutes kLoadLimit{60};
+constexpr int kMaxAttempts = 5;
+
+uint64_t newSession() {
+    std::random_device random;
+    return (uint64_t{random()} << 32) | random();
+}
+
+}  // namespace
+
+/// The root's two lines to a worker.
+struct ClusterForward::Link {
+    Address address;
+    int number = 0;  // its place in --workers, from 1
+    int rank = 0;    // among those that take part
+    std::unique_ptr<Connection> control, data;
+    NodeInfo node;
+    std::string failure;  // why there is no connection
+    bool busy = false;
+};
+
+ClusterForward::ClusterForward(const ModelFile& file, const Architecture& arch, Backend& backend, ThreadPool& pool,
+                               const DecoderLimits& limits, ClusterOptions options)
+    : file_(file), arch_(arch), backend_(backend), pool_(pool), limits_(limits), options_(std::move(options)) {
+    const size_t nNodes = options_.workers.size() + 1;
+    if (!options_.nodeWeights.empty() && options_.nodeWeights.size() != nNodes)
+        throw ConfigError("{} node weights for {} nodes (the root is the first)", options_.nodeWeights.size(), nNodes);
+    describeModel(file, arch, setup_);
+    setup_.placement = options_.placement;
+    setup_.expertUse = options_.expertUse;
+    setup_.limits = limits;
+    setup_.wire = options_.wire;
+    establish(options_.wait, true);
+}
+
+ClusterForward::~ClusterForward() {
+    teardown();
+}
+
+void ClusterForward::teardown() {
+    heartbeat_.reset();
+    decoder_.reset();
+    communicator_.reset();
+    links_.clear();
+    const std::lock_guard lock(mutex_);
+    lost_.reset();
+}
+
+/// Connects and prepares everything for steps. If something breaks on the way it begins anew.
+void ClusterForward::establish(std::chrono::milliseconds wait, bool allRequired) {
+    for (int attempt = 1;; attempt++) {
+        teardown();
+        connectControl(wait, allRequired);
+        try {
+            startSession();
+            return;
+        } catch (const PeerLost& error) {
+            if (attempt == kMaxAttempts) throw;
+            options_.log(fmt::format("starting again: {}", error.what()));
+        }
+    }
+}
+
+/// Control lines to all workers, or, if not all are required, to those that answer within `wait`.
+void ClusterForward::connectControl(std::chrono::milliseconds wait, bool allRequired) {
+    session_ = newSession();
+    for (size_t i = 0; i < options_.workers.size(); i++) {
+        auto link = std::make_unique<Link>();
+        link->address = options_.workers[i];
+        link->number = link->rank = static_cast<int>(i) + 1;
+        links_.push_back(std::move(link));
+    }
+    const Secret* secret = options_.secret ? &*options_.secret : nullptr;
+    const Deadline patience = after(wait), busyPatience = after(wait + kBusyLimit);
+    forEachLink([&](Link& link) {
+        for (;;) {
+            try {
+                const Hello hello{Hello::Purpose::Control, session_, 0, link.number};
+                Greeted greeted = dial(link.address, hello, secret, after(kDialLimit));
+                link.control = std::move(greeted.connection);
+                link.node = greeted.node;
+                return;
+            } catch (const Refused& refused) {
+                link.busy = refused.busy;
+                link.failure = refused.what();
+                if (!refused.busy) return;
+            } catch (const ConnectionError& error) {
+                link.busy = false;
+                link.failure = error.what();
+            } catch (const ProtocolError& error) {
+                link.failure = error.what();
+                return;
+            }
+            if (Clock::now() > (link.busy ? busyPatience : patience)) return;
+            std::this_thread::sleep_for(kRetryPause);
+        }
+    });
+    std::string missing;
+    for (const auto& link : links_)
+        if (!link->control) missing += fmt::format("{}{}", missing.empty() ? "" : "; ", link->failure);
+    const auto absent = std::find_if(links_.begin(), links_.end(), [](const auto& link) { return !link->control; });
+    if (absent == links_.end()) return;
+    if (allRequired) throw PeerLost((*absent)->rank, "{}", missing);
+    options_.log(fmt::format("going on without {}", missing));
+    std::erase_if(links_, [](const auto& link) { return !link->control; });
+    for (size_t i = 0; i < links_.size(); i++) links_[i]->rank = static_cast<int>(i) + 1;
+}
+
+/// The plan for those who are there; refuses before anything is sent if it cannot work.
+void ClusterForward::makePlan() {
+    setup_.nodes = {{options_.nodeWeights.empty() ? 1.0 : options_.nodeWeights[0]}};
+    setup_.numbers = {0};
+    setup_.addresses = {""};
+    std::vector<uint64_t> memory = {options_.memoryLimit};
+    std::vector<std::string> names = {"root"};
+    double slowest = options_.rootSpeed;
+    for (const auto& link : links_) slowest = std::min(slowest, link->node.speed);
+    // In steps of a quarter: measurements scatter, and another plan means other slices to send.
+    const auto measured = [&](double speed) {
+        return slowest > 0.0 ? std::max(1.0, std::round(4.0 * speed / slowest) / 4.0) : 1.0;
+    };
+    if (options_.measuredWeights) setup_.nodes[0].weight = measured(options_.rootSpeed);
+    for (const auto& link : links_) {
+        double weight = options_.nodeWeights.empty() ? 1.0 : options_.nodeWeights[link->number];
+        if (options_.measuredWeights) weight = measured(link->node.speed);
+        setup_.nodes.push_back({weight});
+        setup_.numbers.push_back(link->number);
+        setup_.addresses.push_back(link->address.text());
+        memory.push_back(link->node.memory);
+        names.push_back(link->address.text());
+    }
+    plan_ = planWithinMemory(arch_, setup_.nodes, setup_.placement, setup_.expertUse, file_, limits_, memory, names);
+    setup_.planHash = plan_.hash();
+}
+
+void ClusterForward::startSession() {
+    decoder_.reset();
+    makePlan();
+    const uint32_t session = static_cast<uint32_t>(session_);
+    const Secret* secret = options_.secret ? &*options_.secret : nullptr;
+    std::vector<Heartbeat::Peer> peers;
+    for (const auto& link : links_) peers.push_back({link->rank, link->control.get()});
+    forEachLink([&](Link& link) {
+        const Hello hello{Hello::Purpose::Data, session_, 0, link.number};
+        Greeted greeted = dial(link.address, hello, secret, after(kDialLimit));
+        const std::lock_guard lock(mutex_);
+        link.data = std::move(greeted.connection);
+    });
+    Heartbeat::Options beats;
+    beats.session = session;
+    beats.silence = options_.silence;
+    heartbeat_ = std::make_unique<Heartbeat>(
+        beats, peers, [this](int rank, const std::string& reason) { noteLost(rank, reason); },
+        [this](int rank, const Frame& frame) {
+            if (frame.type == FrameType::Failure) noteLost(rank, printable(frame.text()));
+        });
+
+    // Each worker is prepared in a thread of its own while the root loads what is its.
+    const std::string text = setupToJson(setup_);
+    std::exception_ptr failure;
+    std::thread workers([&] {
+        try {
+            forEachLink([&](Link& link) { prepareWorker(link, text); });
+        } catch (...) {
+            failure = std::current_exception();
+        }
+    });
+    try {
+        loadOwn();
+    } catch (...) {
+        noteLost(0, "the root cannot load its weights");
+        workers.join();
+        throw;
+    }
+    workers.join();
+    if (failure) std::rethrow_exception(failure);
+
+    TcpCommunicator::Options options;
+    options.session = session;
+    options.wire = options_.wire;
+    std::vector<Connection*> lines = {nullptr};
+    for (const auto& link : links_) lines.push_back(link->data.get());
+    communicator_ = std::make_unique<TcpCommunicator>(options, lines, backend_);
+    decoder_ = std::make_unique<Decoder>(arch_, plan_, 0, weights_, backend_, *communicator_, limits_);
+    if (links_.empty()) return;
+    try {
+        for (const auto& link : links_) sendFrame(*link->data, session, FrameType::Start, "", after(kSendLimit));
+        cost_ = communicator_->measureLine();
+        communicator_->setLineCost(cost_);
+        for (const auto& link : links_)
+            sendFrame(*link->data, session, FrameType::Start, std::as_bytes(std::span(&cost_, 1)), after(kSendLimit));
+    } catch (const ConnectionError& error) {
+        rethrowLost(PeerLost(1, "{}", error.what()));
+    } catch (const PeerLost& error) {
+        rethrowLost(error);
+    }
+}
+
+/// Until the worker has said that it is ready.
+void ClusterForward::prepareWorker(Link& link, const std::string& setup) {
+    const uint32_t session = static_cast<uint32_t>(session_);
+    const std::string name = link.address.text();
+    sendFrame(*link.data, session, FrameType::Setup, setup, after(kSendLimit));
+    const Frame answer = receiveFrame(*link.data, session, {FrameType::Holdings}, after(kLoadLimit));
+    const nlohmann::json holdings = nlohmann::json::parse(answer.text(), nullptr, false);
+    if (!holdings.is_object() || !holdings.contains("complete") || !holdings["complete"].is_boolean())
+        throw ProtocolError("{}: a damaged answer to the setup", name);
+    if (!holdings["complete"].get<bool>()) {
+        const std::vector<TensorSlice> slices = rankSlices(arch_, plan_, link.rank);
+        const size_t total = storedWeightBytes(arch_, plan_, link.rank, file_);
+        sendSlices(*link.data, session, file_, slices, [&](size_t done) {
+            if (options_.progress) options_.progress(link.rank, name, done, total);
+        });
+    }
+    for (;;) {
+        const Frame frame =
+            receiveFrame(*link.data, session, {FrameType::Ready, FrameType::Progress}, after(kLoadLimit));
+        if (frame.type == FrameType::Ready) return;
+    }
+}
+
+void ClusterForward::loadOwn() {
+    if (loadedPlan_ == plan_.hash()) return;
+    loadedPlan_ = 0;
+    weights_ = {};
+    const size_t total = storedWeightBytes(arch_, plan_, 0, file_);
+    weights_ = loadWeights(arch_, plan_, 0, file_, backend_, pool_, [&](size_t done, size_t) {
+        if (options_.progress) options_.progress(0, "root", done, total);
+    });
+    loadedPlan_ = plan_.hash();
+}
+
+void ClusterForward::forward(const Batch& batch, std::vector<float>& logits) {
+    try {
+        encodeBatch(batch, encoded_);
+        for (const auto& link : links_) try {
+                sendFrame(*link->data, static_cast<uint32_t>(session_), FrameType::Batch, encoded_, after(kSendLimit));
+            } catch (const ConnectionError& error) {
+                throw PeerLost(link->rank, "{}", error.what());
+            }
+        decoder_->forward(batch, logits);
+    } catch (const PeerLost& error) {
+        rethrowLost(error);
+    }
+}
+
+void ClusterForward::recover(const PeerLost& lost) {
+    options_.log(fmt::format("lost {}", lost.what()));
+    const Clock::time_point begin = Clock::now();
+    try {
+        establish(options_.wait, false);
+    } catch (const ConfigError& error) {
+        throw PeerLost(lost.rank, "{}; without it {}", lost.what(), error.what());
+    }
+    options_.log(fmt::format("computing again on {} nodes after {} ms", plan_.nRanks(),
+                             std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begin).count()));
+}
+
+/// Called by the heartbeat: every operation of the session fails from now on.
+void ClusterForward::noteLost(int rank, const std::string& reason) {
+    const std::lock_guard lock(mutex_);
+    if (!lost_) lost_ = PeerLost(rank, "{}", reason);
+    for (const auto& link : links_)
+        if (link->data) link->data->shutdown();
+}
+
+/// What the heartbeat found out is the cause, if it found out anything.
+void ClusterForward::rethrowLost(const PeerLost& error) {
+    {
+        const std::lock_guard lock(mutex_);
+        if (lost_) throw PeerLost(*lost_);
+    }
+    throw PeerLost(error);
+}
+
+/// Calls body for each link in a thread of its own. A ConnectionError becomes PeerLost; the first error is rethrown.
+void ClusterForward::forEachLink(const std::function<void(Link&)>& body) {
+    std::vector<std::thread> threads;
+    std::vector<std::exception_ptr> errors(links_.size());
+    for (size_t i = 0; i < links_.size(); i++)
+        threads.emplace_back([&, i] {
+            try {
+                body(*links_[i]);
+            } catch (const ConnectionError& error) {
+                errors[i] = std::make_exception_ptr(PeerLost(links_[i]->rank, "{}", error.what()));
+                noteLost(links_[i]->rank, error.what());
+            } catch (...) {
+                errors[i] = std::current_exception();
+                noteLost(links_[i]->rank, "its preparation failed");
+            }
+        });
+    for (std::thread& thread : threads) thread.join();
+    for (const std::exception_ptr& error : errors) {
+        if (!error) continue;
+        try {
+            std::rethrow_exception(error);
+        } catch (const PeerLost& lost) {
+            rethrowLost(lost);
+        }
+    }
+}
+
+SyncStatistics ClusterForward::statistics() const {
+    return communicator_->statistics();
+}
+
+std::vector<std::string> ClusterForward::nodes() const {
+    std::vector<std::string> names = {"root"};
+    for (const auto& link : links_) names.push_back(link->address.text());
+    return names;
+}
+
+}  // namespace dllama

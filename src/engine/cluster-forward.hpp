@@ -1,0 +1,98 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/thread-pool.hpp"
+#include "engine/cluster-setup.hpp"
+#include "engine/forward-pass.hpp"
+#include "format/model-file.hpp"
+#include "net/heartbeat.hpp"
+#include "net/peer-listener.hpp"
+#include "net/tcp-communicator.hpp"
+
+namespace dllama {
+
+struct ClusterOptions {
+    std::vector<Address> workers;
+    std::optional<Secret> secret;
+    Wire wire = Wire::Q80;
+    /// Relative speeds, root first; empty: equal.
+    std::vector<double> nodeWeights;
+    /// Weigh nodes by what they say they can read from memory instead; `rootSpeed` is the root's.
+    bool measuredWeights = false;
+    double rootSpeed = 0.0;
+    /// Bytes that the root may use; 0: unlimited.
+    uint64_t memoryLimit = 0;
+    ExpertPlacement placement = ExpertPlacement::Sliced;
+    ExpertUse expertUse;
+    /// How long a start or a recovery waits for workers that do not answer.
+    std::chrono::milliseconds wait{5000};
+    std::chrono::milliseconds silence{1500};
+    Log log;
+    /// A node's weights on their way: called from several threads, one at a time for each rank.
+    std::function<void(int rank, const std::string& node, size_t done, size_t total)> progress;
+};
+
+/// The whole cluster, seen from its root: sends each batch to the workers and computes rank 0's part.
+class ClusterForward final : public ForwardPass {
+  public:
+    /// Connects, agrees on a plan, brings weights to where they are missing and loads rank 0's. All references must
+    /// outlive this. Throws ConfigError if the model does not fit and PeerLost if a worker cannot be reached.
+    ClusterForward(const ModelFile& file, const Architecture& arch, Backend& backend, ThreadPool& pool,
+                   const DecoderLimits& limits, ClusterOptions options);
+    ~ClusterForward() override;
+
+    void forward(const Batch& batch, std::vector<float>& logits) override;
+    /// Waits for lost workers; then goes on with those that are there, if they can hold the model.
+    void recover(const PeerLost& lost) override;
+    const DecoderLimits& limits() const override { return limits_; }
+
+    const ShardPlan& plan() const { return plan_; }
+    LineCost lineCost() const { return cost_; }
+    SyncStatistics statistics() const;
+    /// Names of the nodes that compute, by rank.
+    std::vector<std::string> nodes() const;
+
+  private:
+    struct Link;
+
+    void establish(std::chrono::milliseconds wait, bool allRequired);
+    void connectControl(std::chrono::milliseconds wait, bool allRequired);
+    void makePlan();
+    void startSession();
+    void prepareWorker(Link& link, const std::string& setup);
+    void loadOwn();
+    void teardown();
+    void noteLost(int rank, const std::string& reason);
+    void forEachLink(const std::function<void(Link&)>& body);
+    [[noreturn]] void rethrowLost(const PeerLost& error);
+
+    const ModelFile& file_;
+    const Architecture& arch_;
+    Backend& backend_;
+    ThreadPool& pool_;
+    const DecoderLimits limits_;
+    const ClusterOptions options_;
+
+    uint64_t session_ = 0;
+    std::vector<std::unique_ptr<Link>> links_;  // of ranks 1, 2, ...
+    ClusterSetup setup_;
+    ShardPlan plan_;
+    uint64_t loadedPlan_ = 0;  // hash of the plan that weights_ belong to; 0: none
+    Weights weights_;
+    std::unique_ptr<Heartbeat> heartbeat_;
+    std::unique_ptr<TcpCommunicator> communicator_;
+    std::unique_ptr<Decoder> decoder_;
+    LineCost cost_;
+    std::vector<std::byte> encoded_;
+
+    mutable std::mutex mutex_;
+    std::optional<PeerLost> lost_;  // what the heartbeat found out first
+};
+
+}  // namespace dllama

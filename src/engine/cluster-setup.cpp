@@ -1,0 +1,165 @@
+#include "engine/cluster-setup.hpp"
+
+#include <xxhash.h>
+
+#include <nlohmann/json.hpp>
+
+#include "model/weights.hpp"
+
+namespace dllama {
+
+namespace {
+
+using nlohmann::json;
+
+constexpr const char* kEmbedding = "token_embedding.weight";
+
+DType dtypeOf(const json& value) {
+    const auto type = dtypeFromName(value.get<std::string>());
+    if (!type) throw json::other_error::create(501, "dtype " + value.get<std::string>(), nullptr);
+    return *type;
+}
+
+uint64_t idOf(const json& value) {
+    return std::stoull(value.get<std::string>(), nullptr, 16);
+}
+
+std::string hex(uint64_t value) {
+    return fmt::format("{:016x}", value);
+}
+
+}  // namespace
+
+std::string setupToJson(const ClusterSetup& s) {
+    json document = {{"config", modelConfigToJson(s.config)},
+                     {"model_id", hex(s.modelId)},
+                     {"weight_type", dtypeName(s.weightType)},
+                     {"exceptions", json::object()},
+                     {"node_weights", json::array()},
+                     {"placement", s.placement == ExpertPlacement::Whole ? "whole" : "sliced"},
+                     {"expert_use", s.expertUse},
+                     {"plan_hash", hex(s.planHash)},
+                     {"limits",
+                      {{"max_tokens", s.limits.maxTokens},
+                       {"max_outputs", s.limits.maxOutputs},
+                       {"kv_blocks", s.limits.nKvBlocks},
+                       {"max_positions", s.limits.maxPositions},
+                       {"kv_type", dtypeName(s.limits.kvType)}}},
+                     {"wire", wireName(s.wire)},
+                     {"numbers", s.numbers},
+                     {"addresses", s.addresses}};
+    for (const auto& [name, type] : s.exceptions) document["exceptions"][name] = dtypeName(type);
+    for (const NodeSpec& node : s.nodes) document["node_weights"].push_back(node.weight);
+    return document.dump();
+}
+
+ClusterSetup setupFromJson(const std::string& text, const std::string& peer) {
+    ClusterSetup s;
+    try {
+        const json document = json::parse(text);
+        s.config = modelConfigFromJson(document.at("config").get<std::string>(), peer);
+        s.modelId = idOf(document.at("model_id"));
+        s.weightType = dtypeOf(document.at("weight_type"));
+        for (const auto& [name, type] : document.at("exceptions").items()) s.exceptions[name] = dtypeOf(type);
+        for (const json& weight : document.at("node_weights")) s.nodes.push_back({weight.get<double>()});
+        s.placement = document.at("placement") == "whole" ? ExpertPlacement::Whole : ExpertPlacement::Sliced;
+        s.expertUse = document.at("expert_use").get<ExpertUse>();
+        s.planHash = idOf(document.at("plan_hash"));
+        const json& limits = document.at("limits");
+        s.limits.maxTokens = limits.at("max_tokens");
+        s.limits.maxOutputs = limits.at("max_outputs");
+        s.limits.nKvBlocks = limits.at("kv_blocks");
+        s.limits.maxPositions = limits.at("max_positions");
+        s.limits.kvType = dtypeOf(limits.at("kv_type"));
+        const auto wire = wireFromName(document.at("wire").get<std::string>());
+        if (!wire) throw ProtocolError("{}: wire {} is not known", peer, document.at("wire").get<std::string>());
+        s.wire = *wire;
+        s.numbers = document.at("numbers").get<std::vector<int>>();
+        s.addresses = document.at("addresses").get<std::vector<std::string>>();
+    } catch (const json::exception& error) {
+        throw ProtocolError("{}: its setup is damaged: {}", peer, error.what());
+    } catch (const std::logic_error&) {
+        throw ProtocolError("{}: its setup holds an impossible number", peer);
+    }
+    for (size_t rank = 0; rank < s.numbers.size(); rank++)
+        if (s.numbers[rank] < 0 || s.numbers[rank] >= 64 || (rank > 0 && s.numbers[rank] <= s.numbers[rank - 1]))
+            throw ProtocolError("{}: its setup numbers the nodes out of order", peer);
+    const DecoderLimits& l = s.limits;
+    if (s.addresses.size() != s.nodes.size() || s.numbers.size() != s.nodes.size() || l.maxTokens < 1 ||
+        l.maxOutputs < 1 || l.nKvBlocks < 1 || l.maxPositions < 1 || l.maxTokens > (1 << 20) ||
+        l.nKvBlocks > (1 << 24) || l.maxPositions > (1 << 24) || l.maxOutputs > (1 << 20))
+        throw ProtocolError("{}: its setup has impossible limits", peer);
+    return s;
+}
+
+uint64_t weightsId(const ModelFile& file) {
+    if (file.tensors().empty() || file.tensorHash(file.tensors().front().name) != 0) return file.contentId();
+    constexpr int64_t kSampleRows = 4;
+    XXH3_state_t* state = XXH3_createState();
+    XXH3_64bits_reset_withSeed(state, file.contentId());
+    std::vector<std::byte> scratch;
+    for (const TensorInfo& tensor : file.tensors()) {
+        // From the middle: first rows often hold rare tokens.
+        const int64_t begin = tensor.rows / 2;
+        const auto sample =
+            file.read({tensor.name, begin, std::min(tensor.rows, begin + kSampleRows), 0, tensor.cols}, scratch);
+        XXH3_64bits_update(state, sample.data(), sample.size());
+    }
+    const uint64_t id = XXH3_64bits_digest(state);
+    XXH3_freeState(state);
+    return id;
+}
+
+void describeModel(const ModelFile& file, const Architecture& arch, ClusterSetup& setup) {
+    setup.config = arch.config;
+    setup.modelId = weightsId(file);
+    setup.weightType = file.weightType();
+    for (const TensorDecl& decl : declareTensors(arch)) {
+        const DType stored = file.info(decl.name).dtype;
+        if (stored != (decl.isWeight ? setup.weightType : DType::F32)) setup.exceptions[decl.name] = stored;
+    }
+}
+
+BatchLimits batchLimits(const Architecture& arch, const DecoderLimits& limits, DType embeddingType) {
+    return {limits.maxTokens, limits.maxOutputs,      limits.nKvBlocks, limits.maxPositions,
+            arch.ropeParts,   arch.config.hiddenSize, embeddingType};
+}
+
+MemoryNeed memoryNeed(const Architecture& arch, const ShardPlan& plan, int rank, const TensorSource& source,
+                      const DecoderLimits& limits) {
+    const size_t perPosition = Decoder::kvBytesPerPosition(arch, plan.attentionShape(rank), limits.kvType);
+    return {storedWeightBytes(arch, plan, rank, source), perPosition * limits.nKvBlocks * kKvBlockPositions,
+            Decoder::bufferBytes(arch, plan.share(rank), limits)};
+}
+
+ShardPlan planWithinMemory(const Architecture& arch, std::vector<NodeSpec>& nodes, ExpertPlacement placement,
+                           const ExpertUse& use, const TensorSource& source, const DecoderLimits& limits,
+                           const std::vector<uint64_t>& memory, const std::vector<std::string>& names) {
+    constexpr int kRounds = 16;
+    for (int round = 0;; round++) {
+        ShardPlan plan = makeShardPlan(arch, nodes, placement, use);
+        std::vector<MemoryNeed> needs;
+        bool fits = true;
+        for (int rank = 0; rank < plan.nRanks(); rank++) {
+            needs.push_back(memoryNeed(arch, plan, rank, source, limits));
+            fits = fits && (memory[rank] == 0 || needs[rank].total() <= memory[rank]);
+        }
+        if (fits) return plan;
+        if (round == kRounds) {
+            std::string table = "the model does not fit into this cluster:";
+            for (int rank = 0; rank < plan.nRanks(); rank++)
+                table += fmt::format("\n  {:<24} needs {:>7} MB (weights {}, KV cache {}, buffers {}), has {}",
+                                     names[rank], needs[rank].total() >> 20, needs[rank].weights >> 20,
+                                     needs[rank].kv >> 20, needs[rank].buffers >> 20,
+                                     memory[rank] == 0 ? "no limit" : fmt::format("{:>7} MB", memory[rank] >> 20));
+            throw ConfigError("{}", table);
+        }
+        // A node's need grows about linearly with its weight: those that are too full get what they can hold.
+        for (int rank = 0; rank < plan.nRanks(); rank++)
+            if (memory[rank] != 0 && needs[rank].total() > memory[rank])
+                nodes[rank].weight *=
+                    0.97 * static_cast<double>(memory[rank]) / static_cast<double>(needs[rank].total());
+    }
+}
+
+}  // namespace dllama

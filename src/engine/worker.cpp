@@ -1,0 +1,290 @@
+#include "engine/worker.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "base/cpu-features.hpp"
+#include "base/system-info.hpp"
+#include "model/weights.hpp"
+#include "net/heartbeat.hpp"
+#include "net/tcp-communicator.hpp"
+#include "net/weight-stream.hpp"
+
+namespace dllama {
+
+namespace {
+
+/// The root connects its second line and sends the setup within this time.
+constexpr std::chrono::seconds kSetupLimit{15};
+constexpr std::chrono::seconds kAnswerLimit{5};
+/// Others may still be loading.
+constexpr Deadline kNoDeadline = Deadline::max();
+
+/// This node's rank, or an error if it has none.
+int rankOf(const ClusterSetup& setup, int number, const std::string& peer) {
+    const auto found = std::find(setup.numbers.begin(), setup.numbers.end(), number);
+    if (found == setup.numbers.end()) throw ProtocolError("{}: its setup has no node {}", peer, number);
+    return static_cast<int>(found - setup.numbers.begin());
+}
+
+}  // namespace
+
+/// From a root's first connection to its last.
+struct Worker::Session {
+    Hello hello;
+    std::unique_ptr<Connection> control;
+    std::vector<std::unique_ptr<Connection>> data;  // to the node of each number
+    std::string abortReason;                        // why it ended, if it did
+    const TcpCommunicator* communicator = nullptr;  // while steps are computed
+
+    uint32_t id() const { return static_cast<uint32_t>(hello.session); }
+};
+
+/// One rank's weights and what they refer to.
+struct Worker::Loaded {
+    uint64_t key = 0;
+    Architecture arch;
+    ShardPlan plan;
+    std::unique_ptr<TensorSource> source;  // null: the worker's own file
+    std::unique_ptr<Backend> backend;
+    Weights weights;
+};
+
+Worker::Worker(WorkerOptions options) : options_(std::move(options)), pool_(options_.nThreads) {
+    node_.memory = options_.memoryLimit != 0 ? options_.memoryLimit : availableMemory();
+    node_.threads = options_.nThreads;
+    node_.speed = options_.speed;
+    node_.cpu = cpuFeatureNames();
+    if (!options_.modelPath.empty()) {
+        file_ = std::make_unique<ModelFile>(options_.modelPath);
+        fileId_ = weightsId(*file_);
+    }
+    PeerListener::Options listening;
+    listening.address = options_.address;
+    listening.secret = options_.secret ? &*options_.secret : nullptr;
+    listener_ = std::make_unique<PeerListener>(
+        listening, [this](Caller caller) { receive(std::move(caller)); }, options_.log);
+    if (listener_->isPublic() && !options_.secret && !options_.insecure)
+        throw ConfigError(
+            "{} can be reached by other machines: give --secret-file, or --insecure to serve anyone in plain text",
+            options_.address.text());
+}
+
+Worker::~Worker() {
+    stop();
+    listener_.reset();
+}
+
+void Worker::stop() {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    if (session_) {
+        if (session_->control) session_->control->shutdown();
+        for (const auto& connection : session_->data)
+            if (connection) connection->shutdown();
+    }
+    changed_.notify_all();
+}
+
+/// A caller that knows the secret: takes it as the root, as a rank of the running session, or not at all.
+void Worker::receive(Caller caller) {
+    const Deadline deadline = after(kAnswerLimit);
+    const Hello& hello = caller.hello;
+    std::string refusal;
+    std::shared_ptr<Session> session;
+    {
+        const std::lock_guard lock(mutex_);
+        if (hello.purpose == Hello::Purpose::Control) {
+            if (session_ || stopping_) {
+                refusal = "this worker serves another root";
+            } else {
+                session = session_ = std::make_shared<Session>();
+                session->hello = hello;
+                session->data.resize(64);
+            }
+        } else if (!session_ || session_->hello.session != hello.session || session_->hello.server != hello.server ||
+                   session_->data[hello.client]) {
+            refusal = "this worker is not in that session";
+        } else {
+            session = session_;
+        }
+    }
+    if (!session) {
+        refuse(caller, hello.purpose == Hello::Purpose::Control, refusal, deadline);
+        throw ProtocolError("{}: {}", caller.connection->peer(), refusal);
+    }
+    try {
+        welcome(caller, node_, deadline);
+    } catch (...) {
+        const std::lock_guard lock(mutex_);
+        if (hello.purpose == Hello::Purpose::Control) session_.reset();
+        throw;
+    }
+    const std::lock_guard lock(mutex_);
+    if (hello.purpose == Hello::Purpose::Control)
+        session->control = std::move(caller.connection);
+    else
+        session->data[hello.client] = std::move(caller.connection);
+    changed_.notify_all();
+}
+
+void Worker::run() {
+    for (;;) {
+        std::shared_ptr<Session> session;
+        {
+            std::unique_lock lock(mutex_);
+            changed_.wait(lock, [&] { return stopping_ || (session_ && session_->control); });
+            if (stopping_) return;
+            session = session_;
+        }
+        options_.log(fmt::format("root {} has connected", session->control->peer()));
+        std::string reason;
+        try {
+            serve(*session);
+        } catch (const std::exception& error) {
+            reason = error.what();
+        }
+        const std::lock_guard lock(mutex_);
+        // What the heartbeat saw comes first: the error is but its consequence.
+        options_.log(
+            fmt::format("the session has ended: {}", session->abortReason.empty() ? reason : session->abortReason));
+        session_.reset();
+    }
+}
+
+/// Called by the heartbeat: every operation of the session fails from now on.
+void Worker::abort(Session& session, const std::string& reason) {
+    const std::lock_guard lock(mutex_);
+    if (session.abortReason.empty()) session.abortReason = reason;
+    for (const auto& connection : session.data)
+        if (connection) connection->shutdown();
+    changed_.notify_all();
+}
+
+Connection& Worker::waitForData(Session& session, int number) {
+    std::unique_lock lock(mutex_);
+    const bool arrived = changed_.wait_for(
+        lock, kSetupLimit, [&] { return session.data[number] || !session.abortReason.empty() || stopping_; });
+    if (!session.data[number] || !session.abortReason.empty() || stopping_)
+        throw ConnectionError("node {} has not connected{}", number, arrived ? "" : " in time");
+    return *session.data[number];
+}
+
+void Worker::serve(Session& session) {
+    Heartbeat::Options beats;
+    beats.session = session.id();
+    beats.silence = options_.silence;
+    Heartbeat heartbeat(
+        beats, {{0, session.control.get()}}, [&](int, const std::string& reason) { abort(session, reason); },
+        [](int, const Frame&) {});
+    try {
+        Connection& root = waitForData(session, 0);
+        const Frame frame = receiveFrame(root, session.id(), {FrameType::Setup}, after(kSetupLimit));
+        const ClusterSetup setup = setupFromJson(std::string(frame.text()), root.peer());
+        load(session, root, setup);
+        connectMesh(session, setup);
+        computeSteps(session, root, setup);
+    } catch (const std::exception& error) {
+        heartbeat.send(0, FrameType::Failure, error.what());
+        throw;
+    }
+}
+
+/// Makes loaded_ the rank that the setup asks for.
+void Worker::load(Session& session, Connection& root, const ClusterSetup& setup) {
+    const int rank = rankOf(setup, session.hello.server, root.peer());
+    auto next = std::make_unique<Loaded>();
+    next->arch = makeArchitecture(setup.config);
+    next->plan = makeShardPlan(next->arch, setup.nodes, setup.placement, setup.expertUse);
+    if (next->plan.hash() != setup.planHash)
+        throw ProtocolError("{}: its plan for {} ranks is not what this worker computes", root.peer(),
+                            next->plan.nRanks());
+    const std::vector<TensorSlice> slices = rankSlices(next->arch, next->plan, rank);
+    next->key = slicesKey(setup.modelId ^ setup.planHash, slices);
+
+    const bool inMemory = loaded_ && loaded_->key == next->key;
+    SliceStore* missing = nullptr;
+    if (!inMemory) {
+        loaded_.reset();  // its memory is needed now
+        if (!file_ || fileId_ != setup.modelId) {
+            if (file_) options_.log(fmt::format("{} is not the root's model: receiving its weights", file_->path()));
+            auto store = std::make_unique<SliceStore>(describeTensors(next->arch, setup.weightType, setup.exceptions),
+                                                      slices, slicesKey(setup.modelId, slices), options_.cacheDir);
+            if (!store->complete()) missing = store.get();
+            next->source = std::move(store);
+        }
+    }
+    const nlohmann::json holdings = {{"complete", missing == nullptr}};
+    sendFrame(root, session.id(), FrameType::Holdings, holdings.dump(), after(kAnswerLimit));
+    if (missing) receiveSlices(root, session.id(), *missing);
+
+    if (!inMemory) {
+        next->backend = options_.makeBackend(pool_);
+        const TensorSource& source = next->source ? *next->source : *file_;
+        Clock::time_point told = Clock::now();
+        next->weights =
+            loadWeights(next->arch, next->plan, rank, source, *next->backend, pool_, [&](size_t done, size_t total) {
+                if (Clock::now() - told < std::chrono::milliseconds(200)) return;
+                told = Clock::now();
+                const uint64_t values[2] = {done, total};
+                sendFrame(root, session.id(), FrameType::Progress, std::as_bytes(std::span(values)),
+                          after(kAnswerLimit));
+            });
+        loaded_ = std::move(next);
+        options_.log(fmt::format("rank {} of {}: {} MB of weights loaded", rank, loaded_->plan.nRanks(),
+                                 storedWeightBytes(loaded_->arch, loaded_->plan, rank, source) >> 20));
+    }
+    sendFrame(root, session.id(), FrameType::Ready, "", after(kAnswerLimit));
+}
+
+/// Nodes connect to those of higher numbers; the root has connected to all.
+void Worker::connectMesh(Session& session, const ClusterSetup& setup) {
+    const int own = session.hello.server;
+    const Secret* secret = options_.secret ? &*options_.secret : nullptr;
+    for (size_t r = 1; r < setup.numbers.size(); r++) {
+        if (setup.numbers[r] <= own) continue;
+        const Hello hello{Hello::Purpose::Data, session.hello.session, own, setup.numbers[r]};
+        Greeted greeted = dial(parseAddress(setup.addresses[r]), hello, secret, after(kSetupLimit));
+        const std::lock_guard lock(mutex_);
+        session.data[setup.numbers[r]] = std::move(greeted.connection);
+        if (!session.abortReason.empty() || stopping_) throw ConnectionError("{}", session.abortReason);
+    }
+    for (int number : setup.numbers)
+        if (number < own) waitForData(session, number);
+}
+
+void Worker::computeSteps(Session& session, Connection& root, const ClusterSetup& setup) {
+    const int rank = rankOf(setup, session.hello.server, root.peer());
+    Loaded& l = *loaded_;
+    std::vector<Connection*> peers;
+    for (int number : setup.numbers) peers.push_back(session.data[number].get());  // none to itself
+    TcpCommunicator::Options options;
+    options.rank = rank;
+    options.session = session.id();
+    options.wire = setup.wire;
+    TcpCommunicator communicator(options, peers, *l.backend);
+    Decoder decoder(l.arch, l.plan, rank, l.weights, *l.backend, communicator, setup.limits);
+
+    // The root asks for this when all are ready.
+    receiveFrame(root, session.id(), {FrameType::Start}, kNoDeadline);
+    communicator.measureLine();
+    const Frame start = receiveFrame(root, session.id(), {FrameType::Start}, after(kSetupLimit));
+    LineCost cost;
+    if (start.payload.size() != sizeof cost) throw ProtocolError("{}: a damaged start", root.peer());
+    std::memcpy(&cost, start.payload.data(), sizeof cost);
+    communicator.setLineCost(cost);
+
+    const auto embedding = setup.exceptions.find("token_embedding.weight");
+    const BatchLimits limits =
+        batchLimits(l.arch, setup.limits, embedding == setup.exceptions.end() ? setup.weightType : embedding->second);
+    Batch batch;
+    std::vector<float> logits;
+    for (;;) {
+        const Frame frame = receiveFrame(root, session.id(), {FrameType::Batch}, kNoDeadline, limits.maxBytes());
+        decodeBatch(frame.payload, limits, root.peer(), batch);
+        decoder.forward(batch, logits);
+    }
+}
+
+}  // namespace dllama

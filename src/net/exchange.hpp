@@ -1,0 +1,31 @@
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "net/connection.hpp"
+#include "net/frame.hpp"
+
+namespace dllama {
+
+/// One frame to and one frame from a peer. Either may be absent (empty).
+struct Transfer {
+    int rank = 0;
+    Connection* connection = nullptr;
+    /// A whole frame, header included.
+    std::span<const std::byte> out{};
+    /// Room for a whole frame; `expected` says what its header must be.
+    std::span<std::byte> in{};
+    FrameHeader expected{};
+
+    size_t nSent = 0;
+    size_t nReceived = 0;
+    bool done() const { return nSent == out.size() && nReceived == in.size(); }
+};
+
+/// Sends and receives all transfers side by side, so that no amount of data can block two ranks that send to each
+/// other. Spins for a short while, then sleeps until data comes. Throws PeerLost naming the rank that is gone or
+/// silent at the deadline, and ProtocolError for another frame than the expected one.
+void exchangeFrames(std::span<Transfer> transfers, Deadline deadline);
+
+}  // namespace dllama

@@ -1,0 +1,118 @@
+#include "net/frame.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace dllama {
+
+namespace {
+
+constexpr size_t KiB = 1024, MiB = 1024 * KiB;
+
+}  // namespace
+
+std::string printable(std::string_view text) {
+    std::string out(text.substr(0, 400));
+    for (char& c : out)
+        if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+    return out;
+}
+
+size_t maxPayload(FrameType type) {
+    switch (type) {
+        case FrameType::Hello:
+        case FrameType::Welcome:
+        case FrameType::Holdings:
+            return 4 * KiB;
+        case FrameType::Setup:
+            return MiB;
+        case FrameType::Slice:
+            return 16 + MiB;
+        case FrameType::SliceHash:
+        case FrameType::Progress:
+        case FrameType::Start:
+            return 16;
+        case FrameType::Ready:
+        case FrameType::Heartbeat:
+            return 0;
+        case FrameType::Batch:
+        case FrameType::Part:
+        case FrameType::Rows:
+            return 1024 * MiB;
+        case FrameType::Probe:
+            return 64 * KiB;
+        case FrameType::Failure:
+            return 4 * KiB;
+        case FrameType::Statistics:
+            return 64 * KiB;
+    }
+    return 0;
+}
+
+void writeHeader(const FrameHeader& header, std::span<std::byte> to) {
+    std::byte* p = to.data();
+    std::memcpy(p, &header.session, 4);
+    std::memcpy(p + 4, &header.sequence, 4);
+    std::memcpy(p + 8, &header.type, 2);
+    std::memcpy(p + 10, &header.flags, 2);
+    std::memcpy(p + 12, &header.length, 4);
+}
+
+FrameHeader readHeader(std::span<const std::byte, kFrameHeaderBytes> from, const std::string& peer) {
+    FrameHeader header;
+    const std::byte* p = from.data();
+    std::memcpy(&header.session, p, 4);
+    std::memcpy(&header.sequence, p + 4, 4);
+    std::memcpy(&header.type, p + 8, 2);
+    std::memcpy(&header.flags, p + 10, 2);
+    std::memcpy(&header.length, p + 12, 4);
+    if (header.type < FrameType::Hello || header.type > FrameType::Statistics)
+        throw ProtocolError("{}: frame type {} is not known", peer, static_cast<int>(header.type));
+    if (header.length > maxPayload(header.type))
+        throw ProtocolError("{}: a frame of type {} announces {} bytes, the limit is {}", peer,
+                            static_cast<int>(header.type), header.length, maxPayload(header.type));
+    if (header.flags != 0) throw ProtocolError("{}: frame flags {} are not known", peer, header.flags);
+    return header;
+}
+
+void expectFrame(const FrameHeader& header, FrameType type, uint32_t session, uint32_t sequence,
+                 const std::string& peer) {
+    if (header.type != type || header.session != session || header.sequence != sequence)
+        throw ProtocolError("{}: frame of type {}, session {:08x}, sequence {} where {}, {:08x}, {} is due", peer,
+                            static_cast<int>(header.type), header.session, header.sequence, static_cast<int>(type),
+                            session, sequence);
+}
+
+void sendFrame(Connection& connection, uint32_t session, FrameType type, std::span<const std::byte> payload,
+               Deadline deadline) {
+    DLLAMA_CHECK(payload.size() <= maxPayload(type));
+    std::vector<std::byte> bytes(kFrameHeaderBytes + payload.size());
+    writeHeader({session, 0, type, 0, static_cast<uint32_t>(payload.size())}, bytes);
+    if (!payload.empty()) std::memcpy(bytes.data() + kFrameHeaderBytes, payload.data(), payload.size());
+    connection.send(bytes, deadline);
+}
+
+void sendFrame(Connection& connection, uint32_t session, FrameType type, std::string_view text, Deadline deadline) {
+    sendFrame(connection, session, type, std::as_bytes(std::span(text.data(), text.size())), deadline);
+}
+
+Frame receiveFrame(Connection& connection, uint32_t session, std::initializer_list<FrameType> allowed,
+                   Deadline deadline, size_t limit) {
+    std::array<std::byte, kFrameHeaderBytes> bytes;
+    connection.receive(bytes, deadline);
+    const FrameHeader header = readHeader(bytes, connection.peer());
+    const bool isAllowed = std::find(allowed.begin(), allowed.end(), header.type) != allowed.end();
+    if (!isAllowed && header.type != FrameType::Failure)
+        throw ProtocolError("{}: frame of type {} where {} is due", connection.peer(), static_cast<int>(header.type),
+                            static_cast<int>(*allowed.begin()));
+    expectFrame(header, header.type, session, 0, connection.peer());
+    if (header.length > limit)
+        throw ProtocolError("{}: a frame of type {} announces {} bytes, the limit is {}", connection.peer(),
+                            static_cast<int>(header.type), header.length, limit);
+    Frame frame{header.type, std::vector<std::byte>(header.length)};
+    connection.receive(frame.payload, deadline);
+    if (!isAllowed) throw ConnectionError("{}: {}", connection.peer(), printable(frame.text()));
+    return frame;
+}
+
+}  // namespace dllama

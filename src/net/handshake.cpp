@@ -1,0 +1,124 @@
+#include "net/handshake.hpp"
+
+#include <charconv>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "net/frame.hpp"
+#include "net/tls.hpp"
+
+namespace dllama {
+
+namespace {
+
+using nlohmann::json;
+
+constexpr int kMaxRank = 63;
+
+/// "dllama/1 data 0123456789abcdef 0 3"
+std::string identityOf(const Hello& hello) {
+    return fmt::format("dllama/{} {} {:016x} {} {}", kProtocolVersion,
+                       hello.purpose == Hello::Purpose::Control ? "control" : "data", hello.session, hello.client,
+                       hello.server);
+}
+
+std::optional<Hello> helloOf(const std::string& identity) {
+    std::istringstream words(identity);
+    std::string program, purpose, session;
+    Hello hello;
+    if (!(words >> program >> purpose >> session >> hello.client >> hello.server)) return std::nullopt;
+    hello.purpose = purpose == "control" ? Hello::Purpose::Control : Hello::Purpose::Data;
+    std::from_chars(session.data(), session.data() + session.size(), hello.session, 16);
+    const bool ranksFit = hello.client >= 0 && hello.client < hello.server && hello.server <= kMaxRank;
+    if (!ranksFit || identity != identityOf(hello)) return std::nullopt;
+    return hello;
+}
+
+/// Session 0 in the frames of the handshake: the session is what they agree about.
+constexpr uint32_t kNoSession = 0;
+
+json parse(const Frame& frame, const std::string& peer) {
+    json document = json::parse(frame.text(), nullptr, false);
+    if (!document.is_object()) throw ProtocolError("{}: its greeting is not a JSON object", peer);
+    return document;
+}
+
+}  // namespace
+
+const char* buildId() {
+    return DLLAMA_BUILD_ID;
+}
+
+Greeted dial(const Address& address, const Hello& hello, const Secret* secret, Deadline deadline) {
+    Socket socket = connectTcp(address, deadline);
+    Greeted greeted;
+    if (secret != nullptr)
+        greeted.connection = connectTls(std::move(socket), address.text(), *secret, identityOf(hello), deadline);
+    else
+        greeted.connection = std::make_unique<PlainConnection>(std::move(socket), address.text());
+    Connection& connection = *greeted.connection;
+
+    const json text = {{"protocol", kProtocolVersion}, {"build", buildId()}, {"identity", identityOf(hello)}};
+    sendFrame(connection, kNoSession, FrameType::Hello, text.dump(), deadline);
+    const Frame frame = receiveFrame(connection, kNoSession, {FrameType::Welcome}, deadline);
+    const json answer = parse(frame, address.text());
+    try {
+        if (const std::string error = answer.value("error", ""); !error.empty())
+            throw Refused(answer.value("busy", false), fmt::format("{}: {}", address.text(), error));
+        greeted.node.memory = answer.at("memory").get<uint64_t>();
+        greeted.node.threads = answer.at("threads").get<int>();
+        greeted.node.speed = answer.at("speed").get<double>();
+        greeted.node.cpu = answer.at("cpu").get<std::string>();
+    } catch (const json::exception&) {
+        throw ProtocolError("{}: its greeting lacks a field", address.text());
+    }
+    return greeted;
+}
+
+Caller greet(Incoming incoming, const Secret* secret, Deadline deadline) {
+    Caller caller;
+    std::string identity;
+    const std::string peer = incoming.peer.text();
+    if (secret != nullptr)
+        caller.connection = acceptTls(
+            std::move(incoming.socket), peer, *secret, [](const std::string& id) { return helloOf(id).has_value(); },
+            identity, deadline);
+    else
+        caller.connection = std::make_unique<PlainConnection>(std::move(incoming.socket), peer);
+
+    const Frame frame = receiveFrame(*caller.connection, kNoSession, {FrameType::Hello}, deadline);
+    const json text = parse(frame, peer);
+    std::string build, claimed;
+    int protocol = 0;
+    try {
+        protocol = text.at("protocol").get<int>();
+        build = text.at("build").get<std::string>();
+        claimed = text.at("identity").get<std::string>();
+    } catch (const json::exception&) {
+        throw ProtocolError("{}: its greeting lacks a field", peer);
+    }
+    if (protocol != kProtocolVersion || build != buildId()) {
+        refuse(caller, false,
+               fmt::format("this worker runs version {} (protocol {}), the root must too", buildId(), kProtocolVersion),
+               deadline);
+        throw ProtocolError("{}: another version: its protocol is {}, ours {} ({})", peer, protocol, kProtocolVersion,
+                            buildId());
+    }
+    const std::optional<Hello> hello = helloOf(claimed);
+    if (!hello || (secret != nullptr && claimed != identity))
+        throw ProtocolError("{}: its greeting is not the one its key belongs to", peer);
+    caller.hello = *hello;
+    return caller;
+}
+
+void welcome(const Caller& caller, const NodeInfo& node, Deadline deadline) {
+    const json text = {{"memory", node.memory}, {"threads", node.threads}, {"speed", node.speed}, {"cpu", node.cpu}};
+    sendFrame(*caller.connection, kNoSession, FrameType::Welcome, text.dump(), deadline);
+}
+
+void refuse(const Caller& caller, bool busy, const std::string& reason, Deadline deadline) {
+    const json text = {{"error", reason}, {"busy", busy}};
+    sendFrame(*caller.connection, kNoSession, FrameType::Welcome, text.dump(), deadline);
+}
+
+}  // namespace dllama

@@ -1,0 +1,110 @@
+#include "net/heartbeat.hpp"
+
+#include <poll.h>
+
+namespace dllama {
+
+namespace {
+
+constexpr std::chrono::milliseconds kSendLimit{100};
+
+}  // namespace
+
+Heartbeat::Heartbeat(const Options& options, const std::vector<Peer>& peers, Lost lost, Received received)
+    : options_(options), lost_(std::move(lost)), received_(std::move(received)) {
+    for (const Peer& peer : peers) {
+        Line& line = lines_.emplace_back();
+        line.peer = peer;
+        line.heard = Clock::now();
+    }
+    thread_ = std::thread([this] { loop(); });
+}
+
+Heartbeat::~Heartbeat() {
+    stopping_ = true;
+    thread_.join();
+}
+
+void Heartbeat::send(int rank, FrameType type, std::string_view text) {
+    for (Line& line : lines_) {
+        if (line.peer.rank != rank) continue;
+        const std::lock_guard lock(sending_);
+        try {
+            sendFrame(*line.peer.connection, options_.session, type, text, after(kSendLimit));
+        } catch (const ConnectionError&) {
+            // Its silence will be noticed.
+        }
+    }
+}
+
+void Heartbeat::loop() {
+    Clock::time_point nextBeat = Clock::now();
+    std::vector<pollfd> waiting;
+    while (!stopping_) {
+        if (Clock::now() >= nextBeat) {
+            beat();
+            nextBeat = Clock::now() + options_.interval;
+        }
+        waiting.clear();
+        for (const Line& line : lines_)
+            if (!line.lost) waiting.push_back({line.peer.connection->fd(), POLLIN, 0});
+        // Short enough to end soon when asked to.
+        ::poll(waiting.data(), waiting.size(), 50);
+        for (Line& line : lines_)
+            if (!line.lost) listen(line);
+    }
+}
+
+void Heartbeat::beat() {
+    for (Line& line : lines_)
+        if (!line.lost) send(line.peer.rank, FrameType::Heartbeat, "");
+}
+
+void Heartbeat::listen(Line& line) {
+    std::string reason;
+    try {
+        Frame frame;
+        while (receiveSome(line, frame))
+            if (frame.type != FrameType::Heartbeat) received_(line.peer.rank, frame);
+    } catch (const Error& error) {
+        reason = error.what();
+    }
+    const auto silent = Clock::now() - line.heard;
+    if (reason.empty() && silent > options_.silence)
+        reason = fmt::format("{}: no sign of life for {} ms", line.peer.connection->peer(),
+                             std::chrono::duration_cast<std::chrono::milliseconds>(silent).count());
+    if (reason.empty()) return;
+    line.lost = true;
+    lost_(line.peer.rank, reason);
+}
+
+/// True if a frame is complete.
+bool Heartbeat::receiveSome(Line& line, Frame& frame) {
+    Connection& connection = *line.peer.connection;
+    for (;;) {
+        const bool inHeader = line.nReceived < kFrameHeaderBytes;
+        const size_t inPayload = inHeader ? 0 : line.nReceived - kFrameHeaderBytes;
+        if (!inHeader && inPayload == line.payload.size()) {
+            frame.type = readHeader(line.header, connection.peer()).type;
+            frame.payload = std::move(line.payload);
+            line.payload.clear();
+            line.nReceived = 0;
+            return true;
+        }
+        const size_t n = inHeader ? connection.tryReceive(std::span(line.header).subspan(line.nReceived))
+                                  : connection.tryReceive(std::span(line.payload).subspan(inPayload));
+        if (n == 0) return false;
+        line.heard = Clock::now();
+        line.nReceived += n;
+        if (!inHeader || line.nReceived < kFrameHeaderBytes) continue;
+        const FrameHeader header = readHeader(line.header, connection.peer());
+        if (header.type != FrameType::Heartbeat && header.type != FrameType::Failure &&
+            header.type != FrameType::Statistics)
+            throw ProtocolError("{}: frame of type {} on the control line", connection.peer(),
+                                static_cast<int>(header.type));
+        expectFrame(header, header.type, options_.session, 0, connection.peer());
+        line.payload.resize(header.length);
+    }
+}
+
+}  // namespace dllama

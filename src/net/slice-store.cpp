@@ -1,0 +1,183 @@
+#include "net/slice-store.hpp"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+
+#include "base/errors.hpp"
+#include "format/model-layout.hpp"
+#include "net/socket.hpp"
+
+namespace dllama {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr char kMagic[9] = "DLSLICES";
+constexpr size_t kFixedHeader = 24;
+constexpr size_t kAlignment = 64;
+
+size_t aligned(size_t offset) {
+    return (offset + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+}  // namespace
+
+std::vector<TensorInfo> describeTensors(const Architecture& arch, DType weightType,
+                                        const std::unordered_map<std::string, DType>& exceptions) {
+    std::vector<TensorInfo> tensors;
+    for (TensorDecl& decl : declareTensors(arch)) {
+        const auto exception = exceptions.find(decl.name);
+        const DType dtype = exception != exceptions.end() ? exception->second : decl.isWeight ? weightType : DType::F32;
+        tensors.push_back({std::move(decl.name), dtype, decl.rows, decl.cols});
+    }
+    return tensors;
+}
+
+uint64_t slicesKey(uint64_t modelId, const std::vector<TensorSlice>& slices) {
+    std::string text = fmt::format("{:016x}", modelId);
+    for (const TensorSlice& s : slices)
+        text += fmt::format(" {} {} {} {} {}", s.name, s.rowBegin, s.rowEnd, s.colBegin, s.colEnd);
+    return XXH3_64bits(text.data(), text.size());
+}
+
+SliceStore::SliceStore(std::vector<TensorInfo> tensors, std::vector<TensorSlice> slices, uint64_t key,
+                       const std::string& cacheDir)
+    : tensors_(std::move(tensors)), key_(key) {
+    for (const TensorInfo& tensor : tensors_) infos_.emplace(tensor.name, &tensor);
+    size_t offset = aligned(kFixedHeader + sizeof(uint64_t) * slices.size());
+    slices_.reserve(slices.size());
+    for (TensorSlice& slice : slices) {
+        const size_t bytes = static_cast<size_t>(slice.rows()) * storedBytes(info(slice.name).dtype, slice.cols());
+        slices_.push_back({std::move(slice), offset, bytes});
+        offset = aligned(offset + bytes);
+        totalBytes_ += bytes;
+    }
+    for (const Held& held : slices_) helds_.emplace(held.slice.name, &held);
+    mappedBytes_ = offset;
+
+    if (!cacheDir.empty()) {
+        std::error_code error;
+        fs::create_directories(cacheDir, error);
+        path_ = fmt::format("{}/{:016x}.slices", cacheDir, key_);
+        if (openCached()) return;
+        const Socket file(::open((path_ + ".part").c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+        if (file.fd() < 0) throw ConfigError("{}.part: {}", path_, std::strerror(errno));
+        if (const int failure = ::posix_fallocate(file.fd(), 0, static_cast<off_t>(mappedBytes_)); failure != 0)
+            throw ConfigError("{}.part: no room for {} MB: {}", path_, mappedBytes_ >> 20, std::strerror(failure));
+        map(file.fd(), true);
+    } else {
+        map(-1, true);
+    }
+}
+
+SliceStore::~SliceStore() {
+    if (data_ != nullptr) ::munmap(data_, mappedBytes_);
+    std::error_code error;
+    if (!complete_ && !path_.empty()) fs::remove(path_ + ".part", error);
+}
+
+void SliceStore::map(int fd, bool writable) {
+    const int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
+    const int flags = fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void* data = ::mmap(nullptr, mappedBytes_, protection, flags, fd, 0);
+    if (data == MAP_FAILED)
+        throw ConfigError("no memory for {} MB of weights: {}", mappedBytes_ >> 20, std::strerror(errno));
+    data_ = static_cast<std::byte*>(data);
+}
+
+/// False if there is no such file or it is not whole: it is then received anew.
+bool SliceStore::openCached() {
+    const Socket file(::open(path_.c_str(), O_RDONLY | O_CLOEXEC));
+    if (file.fd() < 0 || ::lseek(file.fd(), 0, SEEK_END) != static_cast<off_t>(mappedBytes_)) return false;
+    map(file.fd(), false);
+    uint64_t key = 0, count = 0;
+    std::memcpy(&key, data_ + 8, 8);
+    std::memcpy(&count, data_ + 16, 8);
+    complete_ = std::memcmp(data_, kMagic, 8) == 0 && key == key_ && count == slices_.size();
+    for (size_t i = 0; i < slices_.size() && complete_; i++) {
+        uint64_t hash = 0;
+        std::memcpy(&hash, data_ + kFixedHeader + 8 * i, 8);
+        complete_ = XXH3_64bits(data_ + slices_[i].offset, slices_[i].bytes) == hash;
+    }
+    if (!complete_) {
+        ::munmap(data_, mappedBytes_);
+        data_ = nullptr;
+    }
+    return complete_;
+}
+
+std::span<std::byte> SliceStore::room(size_t index) {
+    DLLAMA_CHECK(!complete_ && index < slices_.size());
+    return {data_ + slices_[index].offset, slices_[index].bytes};
+}
+
+void SliceStore::finish(const std::vector<uint64_t>& hashes) {
+    DLLAMA_CHECK(!complete_ && hashes.size() == slices_.size());
+    const uint64_t count = slices_.size();
+    std::memcpy(data_, kMagic, 8);
+    std::memcpy(data_ + 8, &key_, 8);
+    std::memcpy(data_ + 16, &count, 8);
+    std::memcpy(data_ + kFixedHeader, hashes.data(), 8 * hashes.size());
+    if (!path_.empty()) {
+        // The file appears under its name only when it is on the disk in whole.
+        std::error_code error;
+        if (::msync(data_, mappedBytes_, MS_SYNC) == 0) fs::rename(path_ + ".part", path_, error);
+        if (error) throw ConfigError("{}: {}", path_, error.message());
+    }
+    complete_ = true;
+}
+
+const TensorInfo& SliceStore::info(std::string_view name) const {
+    const auto found = infos_.find(name);
+    if (found == infos_.end()) throw FormatError("the root's model: there is no tensor {}", name);
+    return *found->second;
+}
+
+bool SliceStore::has(std::string_view name) const {
+    return infos_.contains(name);
+}
+
+const SliceStore::Held& SliceStore::held(const TensorSlice& slice) const {
+    const auto found = helds_.find(slice.name);
+    if (found == helds_.end()) throw FormatError("tensor {} is not among this rank's slices", slice.name);
+    const TensorSlice& have = found->second->slice;
+    if (slice.rowBegin < have.rowBegin || slice.rowEnd > have.rowEnd || slice.colBegin < have.colBegin ||
+        slice.colEnd > have.colEnd)
+        throw FormatError("tensor {}: rows {} to {}, columns {} to {} are not in this rank's slice", slice.name,
+                          slice.rowBegin, slice.rowEnd, slice.colBegin, slice.colEnd);
+    return *found->second;
+}
+
+std::span<const std::byte> SliceStore::read(const TensorSlice& slice, std::vector<std::byte>& scratch) const {
+    const Held& have = held(slice);
+    DLLAMA_CHECK(complete_ && !have.released);
+    // The held slice is a small tensor of its own; the wanted one lies at a place within it.
+    const TensorInfo small{slice.name, info(slice.name).dtype, have.slice.rows(), have.slice.cols()};
+    const TensorSlice within{slice.name, slice.rowBegin - have.slice.rowBegin, slice.rowEnd - have.slice.rowBegin,
+                             slice.colBegin - have.slice.colBegin, slice.colEnd - have.slice.colBegin};
+    return sliceBytes(small, {data_ + have.offset, have.bytes}, within, scratch);
+}
+
+bool SliceStore::isMapped(const TensorSlice& slice) const {
+    const Held& have = held(slice);
+    return slice.cols() == have.slice.cols();
+}
+
+void SliceStore::release(const TensorSlice& slice) const {
+    const Held& have = held(slice);
+    if (have.slice.rows() != slice.rows() || have.slice.cols() != slice.cols()) return;
+    const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+    const size_t begin = (have.offset + page - 1) / page * page, end = (have.offset + have.bytes) / page * page;
+    if (end <= begin) return;
+    have.released = path_.empty();
+    ::madvise(data_ + begin, end - begin, MADV_DONTNEED);
+}
+
+}  // namespace dllama

@@ -1,0 +1,90 @@
+#pragma once
+
+#include <mutex>
+#include <vector>
+
+#include "backend/backend.hpp"
+#include "net/exchange.hpp"
+#include "net/wire-codec.hpp"
+#include "parallel/communicator.hpp"
+
+namespace dllama {
+
+/// What the line between the ranks costs, as rank 0 measured it; equal on all ranks.
+struct LineCost {
+    double latencyUs = 100.0;
+    double bytesPerUs = 117.0;
+};
+
+/// How often and how long a rank waited for the others.
+struct SyncStatistics {
+    uint64_t nCollectives = 0;
+    double seconds = 0.0;
+    double p50Us = 0.0, p99Us = 0.0;  // of the latest collectives
+    uint64_t bytesSent = 0, bytesReceived = 0;
+};
+
+/// The ranks' meeting by a full mesh of connections. Every rank adds the parts in rank order and takes its own part in
+/// the form that the others received: all ranks hold the same bits, whatever the wire.
+class TcpCommunicator final : public Communicator {
+  public:
+    struct Options {
+        int rank = 0;
+        uint32_t session = 0;
+        Wire wire = Wire::Q80;
+        /// A rank that is silent for so long in a collective is lost.
+        std::chrono::milliseconds timeout{60'000};
+    };
+
+    /// `peers` has a connection for each rank but this one (null). They and the backend must outlive this.
+    TcpCommunicator(const Options& options, std::vector<Connection*> peers, Backend& backend);
+
+    int rank() const override { return options_.rank; }
+    int nRanks() const override { return static_cast<int>(peers_.size()); }
+    void allReduceSum(const StepInputs& step, Activations& x) override;
+    void gatherRows(std::span<const float> mine, int nRows, std::span<const int> colsOfRank, float* all) override;
+
+    /// Measures the line; all ranks must call it together. What rank 0 measured holds for all.
+    LineCost measureLine();
+    void setLineCost(const LineCost& cost) { cost_ = cost; }
+
+    /// Sums n values over the ranks by the given way.
+    void reduceOneShot(float* values, size_t n);
+    void reduceScatterGather(float* values, size_t n);
+    /// True if one exchange of whole vectors of `bytes` is expected to be faster than two exchanges of slices.
+    static bool oneShotIsFaster(const LineCost& cost, int nRanks, size_t bytes);
+
+    /// Any thread.
+    SyncStatistics statistics() const;
+
+  private:
+    struct Part {
+        size_t begin = 0, end = 0;
+        size_t size() const { return end - begin; }
+    };
+    Part partOf(int rank, size_t n) const;
+    std::span<std::byte> outFrame(int slot, FrameType type, size_t payload);
+    std::span<std::byte> inFrame(int rank, size_t payload);
+    /// One frame to and from each peer; `out` gives the frame for a rank.
+    template <typename Out>
+    void meet(FrameType type, const Out& out);
+    void countCollective(Deadline begin);
+
+    const Options options_;
+    const std::vector<Connection*> peers_;
+    Backend& backend_;
+    LineCost cost_;
+    uint32_t sequence_ = 0;
+
+    // Frames, one for each rank: header and payload.
+    std::vector<std::vector<std::byte>> out_, in_;
+    std::vector<Transfer> transfers_;
+    std::vector<float> values_;
+
+    mutable std::mutex mutex_;
+    uint64_t nCollectives_ = 0;
+    double seconds_ = 0.0;
+    std::vector<float> latestUs_;  // a ring
+};
+
+}  // namespace dllama
