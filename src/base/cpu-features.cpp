@@ -4,6 +4,10 @@
 #include <string_view>
 
 #include "base/errors.hpp"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #if defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -14,6 +18,14 @@ namespace dllama {
 namespace {
 
 constexpr Isa kAll[] = {Isa::Avx512Vnni, Isa::Avx2, Isa::Neon, Isa::Generic};
+
+#if defined(__x86_64__)
+/// __builtin_cpu_supports of clang 14 does not know f16c: leaf 1, ECX bit 29.
+bool hasF16c() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & 1u << 29) != 0;
+}
+#endif
 
 }  // namespace
 
@@ -37,7 +49,7 @@ bool isaSupported(Isa isa) {
             return true;
 #if defined(__x86_64__)
         case Isa::Avx2:
-            return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+            return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && hasF16c();
         case Isa::Avx512Vnni:
             return isaSupported(Isa::Avx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
