@@ -242,7 +242,7 @@ TEST_P(Conformance, OneExpertIsFfnUpAndLinear) {
         const TensorSlice gate = addTensor("gate", type, ffDim, dim, 0.3f),
                           up = addTensor("up", type, ffDim, dim, 0.3f);
         const TensorSlice down = addTensor("down", type, dim, ffDim);
-        const std::vector<float> in = randoms(static_cast<size_t>(nTokens) * dim), weight = randoms(dim);
+        const std::vector<float> in = randoms(static_cast<size_t>(nTokens) * dim), weight(dim);
         const std::shared_ptr<Backend> backend = GetParam().make(GetParam().threadCounts.back());
         const Batch batch = plainBatch(nTokens);
         const StepInputs& step = backend->upload(batch);
@@ -254,7 +254,7 @@ TEST_P(Conformance, OneExpertIsFfnUpAndLinear) {
         backend->ffnUp(step, x, gateMatrix.get(), *upMatrix, Activation::Silu, hidden);
         backend->linear(step, hidden, *loadMatrix(*backend, source_, {down}), expected);
 
-        // The only expert has weight 1 after normalisation.
+        // The only expert has score 1/2, and weight 1 after normalisation.
         Router router;
         router.nExperts = router.topK = 1;
         router.weight = backend->uploadVector(weight.data(), dim);
