@@ -13,10 +13,14 @@
 #include <vector>
 
 #include "cpu/cpu-backend.hpp"
+#include "cpu/cpu-memory.hpp"
 #include "tensor/blocks.hpp"
 
 namespace dllama {
 namespace {
+
+/// More than the caches hold.
+constexpr size_t kWeightBytes = size_t{512} << 20;
 
 /// One tensor `w` with the same few rows over and over.
 class RepeatedRows final : public TensorSource {
@@ -57,9 +61,11 @@ double secondsOf(const std::function<void()>& call) {
 
 /// Bytes per second that all threads together read from memory.
 double readBandwidth(ThreadPool& pool) {
-    std::vector<uint64_t> memory((size_t{512} << 20) / sizeof(uint64_t), 1);
+    const DeviceMemory owner = allocateCpuMemory(kWeightBytes);
+    auto* memory = reinterpret_cast<uint64_t*>(owner.get());
+    const auto n = static_cast<int64_t>(kWeightBytes / sizeof(uint64_t));
+    std::fill_n(memory, n, 1);
     std::vector<uint64_t> sums(pool.nThreads() * 8);
-    const auto n = static_cast<int64_t>(memory.size());
     const double seconds = secondsOf([&] {
         pool.run([&](int thread) {
             uint64_t sum = 0;
@@ -127,7 +133,7 @@ void report(int nThreads) {
     fmt::print("weights   one token, GB/s   of reads   {} tokens, GFLOP/s\n", kPromptTokens);
     for (const DType dtype : {DType::Q40, DType::Q80, DType::F16, DType::BF16, DType::F32}) {
         const size_t rowBytes = storedBytes(dtype, kCols);
-        const auto rows = static_cast<int64_t>((size_t{128} << 20) / rowBytes);
+        const auto rows = static_cast<int64_t>(kWeightBytes / rowBytes);
         const double rate =
             static_cast<double>(rows) * static_cast<double>(rowBytes) / productSeconds(*backend, dtype, rows, kCols, 1);
         const double flops = 2.0 * kPromptRows * kCols * kPromptTokens /
