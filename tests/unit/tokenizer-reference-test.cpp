@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include <sentencepiece_processor.h>
 
 #include <chrono>
 #include <nlohmann/json.hpp>
@@ -132,6 +133,31 @@ TEST_P(ReferenceTokenizer, EncodesAMegabyteInASecond) {
         EXPECT_LT(ms, 10'000) << what;
 #endif
     }
+}
+
+TEST_P(ReferenceTokenizer, CutsLongTextsWithoutChange) {
+    if (tokenizer_->file().kind != TokenizerFile::Kind::SentencePiece) GTEST_SKIP() << "not a sentencepiece model";
+    TokenizerFile raw = tokenizer_->file();
+    raw.textRules.clear();
+    sentencepiece::SentencePieceProcessor whole;
+    ASSERT_TRUE(whole.LoadFromSerializedProto(raw.model).ok());
+    const Tokenizer tokenizer(std::move(raw));
+    std::string text;
+    const auto cases = test::readEncodings(encodingsPath());
+    for (size_t i = 0; i < 20 * cases.size(); i++) {
+        text += cases[i * 37 % cases.size()].first + " two words  and 3 ";
+        if (i % 7 == 0) text += "The quick brown fox jumps. Over  the lazy dog , a b c d e\n f ";
+    }
+    ASSERT_GT(text.size(), 100'000u);
+    EXPECT_EQ(tokenizer.encode(text, SpecialTokens::Never), whole.EncodeAsIds(text));
+}
+
+TEST_P(ReferenceTokenizer, SurvivesItsFile) {
+    const std::string path = testing::TempDir() + "dllama-reference-" + name_ + ".t";
+    const TokenizerFile file = test::referenceTokenizer(shared_, name_);
+    writeTokenizerFile(path, file);
+    EXPECT_TRUE(readTokenizerFile(path) == file);
+    std::filesystem::remove(path);
 }
 
 TEST_P(ReferenceTokenizer, ServesSeveralThreads) {
