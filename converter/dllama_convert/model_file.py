@@ -1,0 +1,119 @@
+"""Writes .m files, described and legacy (docs/file-format.md).
+
+All offsets are known before the first tensor is written. The file grows under the name `<path>.part` and gets its name
+only when it is complete."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import struct
+from collections.abc import Callable, Iterable
+
+import xxhash
+
+from .quants import stored_bytes
+
+MAGIC = 0x0A00ABCD
+ARCH_DESCRIBED = 0xABCD10
+_HEADER_BYTES = 8 + 8 * 5
+
+
+@dataclasses.dataclass
+class TensorEntry:
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        count = 1
+        for n in self.shape:
+            count *= n
+        return stored_bytes(self.dtype, count)
+
+
+def _aligned(offset: int) -> int:
+    return (offset + 63) // 64 * 64
+
+
+def _describe(name: str, architecture: str, config: dict, tensors: list[TensorEntry], hashes: list[int]) -> bytes:
+    """The JSON document. Offsets depend on its own length, which depends on the digits of the offsets: a few rounds."""
+    length = 0
+    while True:
+        end = _aligned(_HEADER_BYTES + length)
+        entries = []
+        for tensor, value in zip(tensors, hashes, strict=True):
+            begin = _aligned(end)
+            entries.append([tensor.name, tensor.dtype, list(tensor.shape), begin, f"{value:016x}"])
+            end = begin + tensor.bytes
+        document = {"format": 1, "name": name, "architecture": architecture, "config": config, "tensors": entries}
+        text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) == length:
+            return text
+        length = len(text)
+
+
+def _header(pairs: Iterable[tuple[int, int]]) -> bytes:
+    pairs = list(pairs)
+    head = struct.pack("<II", MAGIC, 8 + 8 * len(pairs))
+    return head + b"".join(struct.pack("<II", key & 0xFFFFFFFF, value & 0xFFFFFFFF) for key, value in pairs)
+
+
+# Called with each tensor; yields its bytes in pieces.
+Fill = Callable[[TensorEntry], Iterable[bytes]]
+
+
+def _write_atomically(path: pathlib.Path, write: Callable) -> None:
+    part = path.with_name(path.name + ".part")
+    try:
+        with open(part, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _write_tensor(file, tensor: TensorEntry, fill: Fill) -> int:
+    digest = xxhash.xxh3_64()
+    written = 0
+    for piece in fill(tensor):
+        digest.update(piece)
+        file.write(piece)
+        written += len(piece)
+    if written != tensor.bytes:
+        raise AssertionError(f"{tensor.name}: wrote {written} bytes of {tensor.bytes}")
+    return digest.intdigest()
+
+
+def write_described(
+    path: pathlib.Path, name: str, architecture: str, config: dict, tensors: list[TensorEntry], fill: Fill
+) -> None:
+    def header(hashes: list[int]) -> bytes:
+        text = _describe(name, architecture, config, tensors, hashes)
+        value = xxhash.xxh3_64_intdigest(text)
+        return _header([(0, 1), (1, ARCH_DESCRIBED), (100, len(text)), (101, value), (102, value >> 32)]) + text
+
+    def write(file) -> None:
+        hashes = [0] * len(tensors)
+        file.write(header(hashes))
+        for i, tensor in enumerate(tensors):
+            file.write(bytes(_aligned(file.tell()) - file.tell()))
+            hashes[i] = _write_tensor(file, tensor, fill)
+        # The hashes stand before the data and have a fixed width: the header is written again over itself.
+        file.seek(0)
+        file.write(header(hashes))
+
+    _write_atomically(path, write)
+
+
+def write_legacy(path: pathlib.Path, pairs: list[tuple[int, int]], tensors: list[TensorEntry], fill: Fill) -> None:
+    def write(file) -> None:
+        file.write(_header(pairs))
+        for tensor in tensors:
+            _write_tensor(file, tensor, fill)
+
+    _write_atomically(path, write)

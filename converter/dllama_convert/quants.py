@@ -1,0 +1,85 @@
+"""The weight types of .m files: float32 values to stored bytes. Layouts and rounding: docs/file-format.md, Blocks.
+
+Bit-identical to src/tensor/blocks.cpp; tests/converter/test_quants.py holds a scalar reference."""
+
+import numpy as np
+
+from . import ConversionError
+
+BLOCK = 32
+TYPES = ("F32", "F16", "BF16", "Q80", "Q40")
+
+# Values worked on at once: a few arrays of this size stay in a core's cache.
+_CHUNK = 1 << 16
+
+
+def stored_bytes(dtype: str, values: int) -> int:
+    """Bytes of `values` consecutive values; a multiple of 32 for the quantised types."""
+    return {"F32": 4 * values, "F16": 2 * values, "BF16": 2 * values, "Q80": values // 32 * 34, "Q40": values // 32 * 18}[dtype]
+
+
+def encode(dtype: str, values: np.ndarray) -> np.ndarray:
+    """float32 values (any shape, rows of whole blocks) to a flat uint8 array. Raises ConversionError for NaN,
+    infinities and, in F16, Q80 and Q40, for values that leave the range."""
+    flat = np.ascontiguousarray(values, np.float32).reshape(-1)
+    if dtype in ("Q80", "Q40"):
+        out = np.empty(stored_bytes(dtype, flat.size), np.uint8)
+        encode_blocks = _encode_q40 if dtype == "Q40" else _encode_q80
+        for begin in range(0, flat.size, _CHUNK):
+            part = flat[begin : begin + _CHUNK]
+            at = stored_bytes(dtype, begin)
+            out[at : at + stored_bytes(dtype, part.size)] = encode_blocks(part.reshape(-1, BLOCK)).reshape(-1)
+        return out
+    if not np.isfinite(flat).all():
+        raise ConversionError("holds values that are not numbers")
+    if dtype == "F32":
+        return flat.view(np.uint8)
+    if dtype == "F16":
+        with np.errstate(over="ignore"):
+            halves = flat.astype(np.float16)
+        if not np.isfinite(halves).all():
+            raise ConversionError(f"holds {np.abs(flat).max():g}, above F16's largest value 65504")
+        return halves.view(np.uint8)
+    bits = flat.view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    return rounded.astype(np.uint16).view(np.uint8)
+
+
+def _scales(d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The stored f16 scale of each block and 1/d (0 where d is 0)."""
+    if not np.isfinite(d).all():
+        raise ConversionError("holds values that are not numbers")
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = np.where(d == 0, np.float32(0), np.float32(1) / d)
+        half = d.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise ConversionError("holds values too large for a block's F16 scale")
+    return half, inverse
+
+
+def _encode_q40(x: np.ndarray) -> np.ndarray:
+    high, low = x.max(axis=1), x.min(axis=1)
+    d = np.where(-low > high, low, high) / np.float32(-8)
+    half, inverse = _scales(d)
+    with np.errstate(invalid="ignore", over="ignore"):
+        y = x * inverse[:, None]
+    y += np.float32(8.5)
+    np.clip(y, 0, 15, out=y)
+    q = y.astype(np.uint8)
+    out = np.empty((x.shape[0], 18), np.uint8)
+    out[:, :2] = half.view(np.uint8).reshape(-1, 2)
+    np.bitwise_or(q[:, :16], q[:, 16:] << 4, out=out[:, 2:])
+    return out
+
+
+def _encode_q80(x: np.ndarray) -> np.ndarray:
+    d = np.maximum(x.max(axis=1), -x.min(axis=1)) / np.float32(127)
+    half, inverse = _scales(d)
+    with np.errstate(invalid="ignore", over="ignore"):
+        y = x * inverse[:, None]
+    np.rint(y, out=y)
+    np.clip(y, -127, 127, out=y)
+    out = np.empty((x.shape[0], 34), np.uint8)
+    out[:, :2] = half.view(np.uint8).reshape(-1, 2)
+    out[:, 2:] = y.astype(np.int8).view(np.uint8)
+    return out
