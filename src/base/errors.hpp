@@ -27,6 +27,10 @@ struct ConfigError : Error {
 struct FormatError : Error {
     using Error::Error;
 };
+/// A GPU that is missing, too old, out of memory or failing.
+struct CudaError : Error {
+    using Error::Error;
+};
 /// A peer that breaks the protocol.
 struct ProtocolError : Error {
     using Error::Error;

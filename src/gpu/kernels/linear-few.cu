@@ -1,0 +1,125 @@
+#include "gpu/kernels/quant-dot.cuh"
+
+/// 2 to 32 tokens through a quantised matrix at nearly the cost of one: drafts and parallel chats. Grid: rows / 16;
+/// 8 warps share 16 weight rows, each takes every eighth group of 128 columns, and an m16n8k32 product of signed bytes
+/// per block of 32 and 8 tokens. Shared memory: the warps' partial sums (8, 16, tokens).
+namespace dllama::gpu {
+
+namespace {
+
+constexpr int kWarps = 8, kTileRows = 16;
+
+/// The weight words of block b as operand A: rows g and g + 8, values 4t.. and 16 + 4t..
+__device__ inline void blockOperand(const WeightChunk<DType::Q40>& upper, const WeightChunk<DType::Q40>& lower, int b,
+                                    uint32_t (&a)[4]) {
+    const uint32_t u = b == 0 ? upper.words.x : b == 1 ? upper.words.y : b == 2 ? upper.words.z : upper.words.w;
+    const uint32_t l = b == 0 ? lower.words.x : b == 1 ? lower.words.y : b == 2 ? lower.words.z : lower.words.w;
+    a[0] = static_cast<uint32_t>(lowNibbles(u));
+    a[1] = static_cast<uint32_t>(lowNibbles(l));
+    a[2] = static_cast<uint32_t>(highNibbles(u));
+    a[3] = static_cast<uint32_t>(highNibbles(l));
+}
+__device__ inline void blockOperand(const WeightChunk<DType::Q80>& upper, const WeightChunk<DType::Q80>& lower, int b,
+                                    uint32_t (&a)[4]) {
+    const uint4 u = b < 2 ? upper.first : upper.second, l = b < 2 ? lower.first : lower.second;
+    a[0] = b % 2 ? u.z : u.x;
+    a[1] = b % 2 ? l.z : l.x;
+    a[2] = b % 2 ? u.w : u.y;
+    a[3] = b % 2 ? l.w : l.y;
+}
+__device__ inline float component(const float4& v, int i) {
+    return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
+
+template <DType kType, int kTokenTiles, int kDepth>
+__global__ void __launch_bounds__(kWarps * 32) linearFew(LinearParams p) {
+    constexpr int kTokens = kTokenTiles * 8;
+    __shared__ float partial[kWarps][kTileRows][kTokens];
+    letSuccessorStart();
+    const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
+    const int g = lane / 4, t = lane % 4, row0 = static_cast<int>(blockIdx.x) * kTileRows;
+    const WeightRow rows[2] = {weightRow<kType>(p.w, min(row0 + g, p.w.rows - 1)),
+                               weightRow<kType>(p.w, min(row0 + g + 8, p.w.rows - 1))};
+    WeightChunk<kType> ring[kDepth][2];
+    const auto fetch = [&](int slot, int group) {
+        if (group < p.w.groups)
+            for (int r = 0; r < 2; r++) ring[slot][r].load(rows[r].data, rows[r].scales, group, t);
+    };
+#pragma unroll
+    for (int s = 0; s < kDepth; s++) fetch(s, warp + kWarps * s);
+    waitForPredecessor();
+
+    float sums[kTokenTiles][4] = {};
+    const auto multiply = [&](const WeightChunk<kType>& upper, const WeightChunk<kType>& lower, int group) {
+        const float4 upperScales = widenScales(upper.scales), lowerScales = widenScales(lower.scales);
+#pragma unroll
+        for (int tile = 0; tile < kTokenTiles; tile++) {
+            // Tokens past the last one repeat it; their sums are not stored.
+            const int64_t token = min(tile * 8 + g, p.m - 1);
+            const int64_t left = min(tile * 8 + 2 * t, p.m - 1), right = min(tile * 8 + 2 * t + 1, p.m - 1);
+            const int8_t* values = p.in.q.values + (token * p.w.groups + group) * kGroup + t * 16;
+            const uint4 first = *reinterpret_cast<const uint4*>(values);
+            const uint4 second = *reinterpret_cast<const uint4*>(values + 64);
+            const float4 ls = *reinterpret_cast<const float4*>(p.in.q.scales + (left * p.w.groups + group) * 4);
+            const float4 rs = *reinterpret_cast<const float4*>(p.in.q.scales + (right * p.w.groups + group) * 4);
+#pragma unroll
+            for (int b = 0; b < 4; b++) {
+                uint32_t a[4];
+                blockOperand(upper, lower, b, a);
+                const uint4 half = b < 2 ? first : second;
+                int c[4] = {};
+                mmaS8(c, a, b % 2 ? half.z : half.x, b % 2 ? half.w : half.y);
+                const float up = component(upperScales, b), low = component(lowerScales, b);
+                const float l = component(ls, b), r = component(rs, b);
+                sums[tile][0] += static_cast<float>(c[0]) * (up * l);
+                sums[tile][1] += static_cast<float>(c[1]) * (up * r);
+                sums[tile][2] += static_cast<float>(c[2]) * (low * l);
+                sums[tile][3] += static_cast<float>(c[3]) * (low * r);
+            }
+        }
+    };
+    for (int base = warp; base < p.w.groups; base += kWarps * kDepth) {
+#pragma unroll
+        for (int s = 0; s < kDepth; s++) {
+            const int group = base + kWarps * s;
+            if (group < p.w.groups) multiply(ring[s][0], ring[s][1], group);
+            fetch(s, group + kWarps * kDepth);
+        }
+    }
+
+#pragma unroll
+    for (int tile = 0; tile < kTokenTiles; tile++)
+        for (int i = 0; i < 4; i++) partial[warp][g + i / 2 * 8][tile * 8 + 2 * t + i % 2] = sums[tile][i];
+    __syncthreads();
+    for (int i = static_cast<int>(threadIdx.x); i < kTileRows * kTokens; i += kWarps * 32) {
+        const int token = i / kTileRows, row = row0 + i % kTileRows;
+        if (token >= p.m || row >= p.w.rows) continue;
+        float value = 0.0f;
+        for (int w = 0; w < kWarps; w++) value += partial[w][i % kTileRows][token];
+        value = value * WeightChunk<kType>::kFactor + (p.w.bias ? p.w.bias[row] : 0.0f);
+        float& out = p.out[int64_t{token} * p.outCols + row];
+        out = p.accumulate ? out + value : value;
+    }
+}
+
+template <DType kType>
+void launchTyped(const LinearParams& p, const Stream& stream) {
+    const int grid = ceilDiv(p.w.rows, kTileRows), block = kWarps * 32;
+    if (p.m <= 8)
+        launch(stream, linearFew<kType, 1, 4>, grid, block, 0, p);
+    else if (p.m <= 16)
+        launch(stream, linearFew<kType, 2, 2>, grid, block, 0, p);
+    else
+        launch(stream, linearFew<kType, 4, 2>, grid, block, 0, p);
+}
+
+}  // namespace
+
+void launchLinearFew(const LinearParams& p, const Stream& stream) {
+    if (p.w.dtype == DType::Q40)
+        launchTyped<DType::Q40>(p, stream);
+    else
+        launchTyped<DType::Q80>(p, stream);
+}
+
+}  // namespace dllama::gpu

@@ -1,0 +1,135 @@
+#pragma once
+
+#include "gpu/kernels/device.cuh"
+
+/// One row of activations against rows of quantised weights, by dp4a. Of a warp's 32 lanes each four share a group of
+/// 128 columns (layouts: kernels.hpp), so that a warp reads 512 contiguous bytes of a Q40 row at a time.
+namespace dllama::gpu {
+
+/// Four signed bytes that are 16 times the low (high) nibbles.
+__device__ inline int lowNibbles(uint32_t word) {
+    return static_cast<int>((word << 4) & 0xf0f0f0f0u);
+}
+__device__ inline int highNibbles(uint32_t word) {
+    return static_cast<int>(word & 0xf0f0f0f0u);
+}
+
+__device__ inline float4 widenScales(uint2 halves) {
+    const float2 a = __half22float2(*reinterpret_cast<const __half2*>(&halves.x));
+    const float2 b = __half22float2(*reinterpret_cast<const __half2*>(&halves.y));
+    return make_float4(a.x, a.y, b.x, b.y);
+}
+
+/// A lane's share of one group of one weight row.
+template <DType kType>
+struct WeightChunk;
+
+template <>
+struct WeightChunk<DType::Q40> {
+    static constexpr float kFactor = 1.0f / 16.0f;  // what the dot products must be multiplied with
+    static constexpr int kGroupBytes = 64;
+    uint4 words;
+    uint2 scales;
+
+    __device__ void load(const uint8_t* row, const __half* rowScales, int group, int t) {
+        words = loadStream16(row + int64_t{group} * 64 + t * 16);
+        scales = loadStream8(rowScales + group * 4);
+    }
+    /// Dot products with blocks 0..3 of the group; a and b hold the activations of blocks 0, 1 and 2, 3.
+    __device__ int4 dots(uint4 a, uint4 b) const {
+        const auto dot = [](uint32_t w, uint32_t low, uint32_t high) {
+            return __dp4a(highNibbles(w), static_cast<int>(high), __dp4a(lowNibbles(w), static_cast<int>(low), 0));
+        };
+        return make_int4(dot(words.x, a.x, a.y), dot(words.y, a.z, a.w), dot(words.z, b.x, b.y),
+                         dot(words.w, b.z, b.w));
+    }
+};
+
+template <>
+struct WeightChunk<DType::Q80> {
+    static constexpr float kFactor = 1.0f;
+    static constexpr int kGroupBytes = 128;
+    uint4 first, second;
+    uint2 scales;
+
+    __device__ void load(const uint8_t* row, const __half* rowScales, int group, int t) {
+        first = loadStream16(row + int64_t{group} * 128 + t * 16);
+        second = loadStream16(row + int64_t{group} * 128 + 64 + t * 16);
+        scales = loadStream8(rowScales + group * 4);
+    }
+    __device__ int4 dots(uint4 a, uint4 b) const {
+        const auto dot = [](uint32_t low, uint32_t high, uint32_t x, uint32_t y) {
+            return __dp4a(static_cast<int>(high), static_cast<int>(y),
+                          __dp4a(static_cast<int>(low), static_cast<int>(x), 0));
+        };
+        return make_int4(dot(first.x, first.y, a.x, a.y), dot(first.z, first.w, a.z, a.w),
+                         dot(second.x, second.y, b.x, b.y), dot(second.z, second.w, b.z, b.w));
+    }
+};
+
+/// The lane's share of one group of an activation row.
+struct ActivationChunk {
+    uint4 first, second;
+    float4 scales;
+    __device__ void load(const int8_t* values, const float* rowScales, int group, int t) {
+        const int8_t* at = values + group * kGroup + t * 16;
+        first = *reinterpret_cast<const uint4*>(at);
+        second = *reinterpret_cast<const uint4*>(at + 64);
+        scales = *reinterpret_cast<const float4*>(rowScales + group * 4);
+    }
+};
+
+template <DType kType>
+__device__ inline float dotChunk(const WeightChunk<kType>& w, const ActivationChunk& a) {
+    const int4 dots = w.dots(a.first, a.second);
+    const float4 scales = widenScales(w.scales);
+    float sum = static_cast<float>(dots.x) * (scales.x * a.scales.x);
+    sum += static_cast<float>(dots.y) * (scales.y * a.scales.y);
+    sum += static_cast<float>(dots.z) * (scales.z * a.scales.z);
+    return sum + static_cast<float>(dots.w) * (scales.w * a.scales.w);
+}
+
+/// A row of weights in memory.
+struct WeightRow {
+    const uint8_t* data;
+    const __half* scales;
+};
+template <DType kType>
+__device__ inline WeightRow weightRow(const Weights& w, int row) {
+    return {w.data + int64_t{row} * w.groups * WeightChunk<kType>::kGroupBytes, w.scales + int64_t{row} * w.groups * 4};
+}
+
+/// sums[r] = rows[r] . activations, in every lane. kDepth steps of 8 groups are under way at once; `atStart` is called
+/// when the first of them have been issued: the place to wait for the activations.
+template <DType kType, int kRows, int kDepth, typename AtStart>
+__device__ inline void dotRows(const WeightRow (&rows)[kRows], int groups, const int8_t* values, const float* actScales,
+                               float (&sums)[kRows], const AtStart& atStart) {
+    const int lane = static_cast<int>(threadIdx.x % 32), first = lane / 4, t = lane % 4;
+    WeightChunk<kType> ring[kDepth][kRows];
+    const auto fetch = [&](int slot, int group) {
+        if (group < groups)
+            for (int r = 0; r < kRows; r++) ring[slot][r].load(rows[r].data, rows[r].scales, group, t);
+    };
+#pragma unroll
+    for (int s = 0; s < kDepth; s++) fetch(s, first + 8 * s);
+    atStart();
+#pragma unroll
+    for (float& sum : sums) sum = 0.0f;
+    for (int base = first; base < groups; base += 8 * kDepth) {
+#pragma unroll
+        for (int s = 0; s < kDepth; s++) {
+            const int group = base + 8 * s;
+            if (group < groups) {
+                ActivationChunk a;
+                a.load(values, actScales, group, t);
+#pragma unroll
+                for (int r = 0; r < kRows; r++) sums[r] += dotChunk(ring[s][r], a);
+            }
+            fetch(s, group + 8 * kDepth);
+        }
+    }
+#pragma unroll
+    for (float& sum : sums) sum = warpSum(sum) * WeightChunk<kType>::kFactor;
+}
+
+}  // namespace dllama::gpu

@@ -1,0 +1,77 @@
+#include "gpu/kernels/device.cuh"
+
+/// Norms of q and k heads, rotation, and the store into the paged cache. Grid: (tokens, heads / 8); a warp per head of
+/// q, k and v. Shared memory: each warp's head as f32.
+namespace dllama::gpu {
+
+namespace {
+
+constexpr int kWarps = 8;
+
+__global__ void __launch_bounds__(kWarps * 32) ropeStore(RopeStoreParams p) {
+    extern __shared__ float heads[];  // (kWarps, headDim)
+    letSuccessorStart();
+    waitForPredecessor();
+    const int token = static_cast<int>(blockIdx.x), lane = static_cast<int>(threadIdx.x % 32);
+    const int warp = static_cast<int>(threadIdx.x / 32);
+    const int head = static_cast<int>(blockIdx.y) * kWarps + warp, d = p.headDim;
+    if (head >= p.nHeads + 2 * p.nKvHeads) return;
+    float* values = p.qkv + int64_t{token} * p.qkvCols + head * d;
+    float* x = heads + warp * d;
+    for (int i = lane; i < d; i += 32) x[i] = values[i];
+    __syncwarp();
+
+    const bool isQ = head < p.nHeads, isV = head >= p.nHeads + p.nKvHeads;
+    if (!isV && (isQ ? p.hasQNorm : p.hasKNorm)) {
+        const NormWeights& norm = isQ ? p.qNorm : p.kNorm;
+        float mean = 0.0f, square = 0.0f;
+        if (norm.layer) {
+            for (int i = lane; i < d; i += 32) mean += x[i];
+            mean = warpSum(mean) / static_cast<float>(d);
+        }
+        for (int i = lane; i < d; i += 32) square += (x[i] - mean) * (x[i] - mean);
+        const float scale = 1.0f / sqrtf(warpSum(square) / static_cast<float>(d) + norm.eps);
+        for (int i = lane; i < d; i += 32)
+            x[i] = (x[i] - mean) * scale * norm.weight[i] + (norm.layer ? norm.bias[i] : 0.0f);
+        __syncwarp();
+    }
+    if (!isV) {
+        const int half = p.rotaryDim / 2;
+        for (int j = lane; j < half * p.parts; j += 32) {
+            const int part = j / half, pair = j % half;
+            const int64_t angle = int64_t{p.ropePositions[part * p.nTokens + token]} * half + pair;
+            const float c = p.cos[angle], s = p.sin[angle];
+            float* turned = x + part * p.rotaryDim;
+            float& a = turned[p.interleaved ? 2 * pair : pair];
+            float& b = turned[p.interleaved ? 2 * pair + 1 : pair + half];
+            const float first = a * c - b * s;
+            b = b * c + a * s;
+            a = first;
+        }
+        __syncwarp();
+    }
+    if (isQ) {
+        for (int i = lane; i < d; i += 32) values[i] = x[i];
+        return;
+    }
+    const int kvHead = isV ? head - p.nHeads - p.nKvHeads : head - p.nHeads, position = p.positions[token];
+    const int64_t block = p.blockTables[int64_t{p.sequences[token]} * p.maxBlocks + position / kKvBlockPositions];
+    const int64_t at = ((block * p.nKvHeads + kvHead) * kKvBlockPositions + position % kKvBlockPositions) * d;
+    void* cache = isV ? p.v : p.k;
+    for (int i = lane; i < d; i += 32) {
+        if (!isV) values[i] = x[i];
+        if (p.f32Cache)
+            static_cast<float*>(cache)[at + i] = x[i];
+        else
+            static_cast<__half*>(cache)[at + i] = __float2half_rn(x[i]);
+    }
+}
+
+}  // namespace
+
+void launchRopeStore(const RopeStoreParams& p, const Stream& stream) {
+    const dim3 grid(p.nTokens, ceilDiv(p.nHeads + 2 * p.nKvHeads, kWarps));
+    launch(stream, ropeStore, grid, kWarps * 32, kWarps * p.headDim * sizeof(float), p);
+}
+
+}  // namespace dllama::gpu
