@@ -1,0 +1,32 @@
+#!/usr/bin/env python3
+"""Converts the tokenizer of a Hugging Face folder to a .t file."""
+
+import argparse
+import pathlib
+import sys
+
+from dllama_convert import ConversionError
+from dllama_convert.tokenizer_file import write_tokenizer
+from dllama_convert.tokenizers import load_tokenizer
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=pathlib.Path, help="folder with tokenizer.json, tokenizer.model or vocab.json")
+    parser.add_argument("name", help="name of the model: the file becomes dllama_tokenizer_NAME.t")
+    parser.add_argument("--output-dir", type=pathlib.Path, default=pathlib.Path("."), help="where to (default: here)")
+    args = parser.parse_args()
+    path = args.output_dir / f"dllama_tokenizer_{args.name}.t"
+    try:
+        tokenizer = load_tokenizer(args.folder)
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+        write_tokenizer(path, tokenizer)
+    except (ConversionError, OSError) as error:
+        print(f"🚨 {error}", file=sys.stderr)
+        return 1
+    print(f"✅ {path}: {len(tokenizer.vocab)} tokens, chat format {tokenizer.chat_format or 'none'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
