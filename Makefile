@@ -25,6 +25,7 @@ python: test-packages
 	@cmake/install-python
 
 build: packages
+	@mkdir -p build
 	@echo "==> building in $(BUILD)"
 	@cmake --preset release -DDLLAMA_CUDA=$(BUILD_CUDA) -DDLLAMA_TESTS=OFF $(CMAKE_FLAGS) > $(BUILD)-configure.log 2>&1 || { cat $(BUILD)-configure.log; exit 1; }
 	@cmake --build $(BUILD) --parallel $(JOBS)
@@ -36,6 +37,7 @@ demo: build
 	./dllama inference --prompt "[gMASK]<sop>Once upon a time, there was a little dragon named" --steps 200 --temperature 0.7 --seed 7
 
 test: test-packages python
+	@mkdir -p build
 	@echo "==> building program and tests in $(BUILD)"
 	@cmake --preset release -DDLLAMA_CUDA=$(BUILD_CUDA) -DDLLAMA_TESTS=ON $(CMAKE_FLAGS) > $(BUILD)-configure.log 2>&1 || { cat $(BUILD)-configure.log; exit 1; }
 	@cmake --build $(BUILD) --parallel $(JOBS)
@@ -45,6 +47,7 @@ test: test-packages python
 	@ctest --test-dir $(BUILD) --output-on-failure --parallel $(JOBS)
 
 bench: packages
+	@mkdir -p build
 	@cmake --preset release -DDLLAMA_CUDA=$(BUILD_CUDA) -DDLLAMA_BENCH=ON $(CMAKE_FLAGS) > $(BUILD)-configure.log 2>&1 || { cat $(BUILD)-configure.log; exit 1; }
 	@cmake --build $(BUILD) --parallel $(JOBS)
 	@cp -f $(BUILD)/src/app/dllama dllama
