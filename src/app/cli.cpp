@@ -14,6 +14,27 @@ namespace dllama {
 
 namespace {
 
+void addClusterFlags(CLI::App& command, ClusterFlags& c) {
+    command.add_option("--workers", c.workers, "Machines that compute along, each running dllama worker")
+        ->type_name("HOST:PORT ...");
+    command.add_option("--secret-file", c.secretFile, "The cluster's secret (dllama keygen); or in $DLLAMA_SECRET")
+        ->type_name("FILE");
+    command.add_flag("--insecure", c.insecure, "Talk to other machines in plain text");
+    command
+        .add_option("--node-weights", c.nodeWeights, "Shares of the work, root first, or measured; without it equal")
+        ->type_name("X,X,...");
+    command.add_option("--memory-limit", c.memoryLimitMb, "What this machine may use, in MB")->type_name("MB");
+    command
+        .add_option("--expert-placement", c.expertPlacement,
+                    "Experts cut across all machines (sliced), each on one (whole), or auto")
+        ->type_name("HOW")
+        ->capture_default_str();
+    command
+        .add_option("--wait-for-workers", c.waitForWorkers, "Wait so long for a lost worker before going on without")
+        ->type_name("SECONDS")
+        ->capture_default_str();
+}
+
 void addModelFlags(CLI::App& command, ModelOptions& o) {
     command.add_option("--model", o.model, "Model file (.m); without it the demo model")->type_name("FILE");
     command.add_option("--tokenizer", o.tokenizer, "Tokenizer file (.t); without it the one beside the model")
@@ -32,6 +53,7 @@ void addModelFlags(CLI::App& command, ModelOptions& o) {
                     "What activations are rounded to between machines: q80, f16 or f32")
         ->type_name("TYPE")
         ->capture_default_str();
+    addClusterFlags(command, o.cluster);
 }
 
 void addSamplingFlags(CLI::App& command, SamplingParams& s) {
@@ -151,6 +173,32 @@ void addTokenize(CLI::App& app, int& exitCode) {
     onChosen(command, exitCode, runTokenize, o);
 }
 
+void addWorker(CLI::App& app, int& exitCode) {
+    CLI::App* command = app.add_subcommand("worker", "Compute along with a root on another machine");
+    const auto o = std::make_shared<WorkerFlags>();
+    command->add_option("--port", o->port, "Port to listen on; 0: any free one")->type_name("N")->capture_default_str();
+    command->add_option("--host", o->host, "Address to listen on; without it all, or loopback if there is no secret")
+        ->type_name("ADDRESS");
+    command->add_option("--nthreads", o->nThreads, "Threads; without it one for each core")->type_name("N");
+    command->add_option("--secret-file", o->secretFile, "The cluster's secret (dllama keygen); or in $DLLAMA_SECRET")
+        ->type_name("FILE");
+    command->add_flag("--insecure", o->insecure, "Serve anyone who connects, in plain text");
+    command->add_option("--cache-dir", o->cacheDir, "Where received weights are kept; none: nowhere; ~/.cache/dllama")
+        ->type_name("FOLDER");
+    command->add_option("--model", o->model, "Read weights from this file if it is the root's model")
+        ->type_name("FILE");
+    command->add_option("--memory-limit", o->memoryLimitMb, "What this machine may use, in MB; without it what is free")
+        ->type_name("MB");
+    onChosen(command, exitCode, runWorker, o);
+}
+
+void addKeygen(CLI::App& app, int& exitCode) {
+    CLI::App* command = app.add_subcommand("keygen", "Make the secret that the machines of a cluster share");
+    const auto path = std::make_shared<std::string>();
+    command->add_option("file", *path, "File to write; must not exist")->required()->type_name("FILE");
+    onChosen(command, exitCode, runKeygen, path);
+}
+
 int fail(const std::string& message) {
     std::fflush(stdout);
     fmt::print(stderr, "🚨 {}\n", message);
@@ -173,6 +221,8 @@ int runCli(int argc, char** argv) {
     addInfo(app, exitCode);
     addLogits(app, exitCode);
     addTokenize(app, exitCode);
+    addWorker(app, exitCode);
+    addKeygen(app, exitCode);
     try {
         app.parse(argc, argv);
     } catch (const CLI::Success& asked) {  // --help, --version

@@ -8,6 +8,17 @@
 /// What the command line says, one struct for each group of flags.
 namespace dllama {
 
+/// Other machines that compute with this one.
+struct ClusterFlags {
+    std::vector<std::string> workers;  // host:port; empty: this machine alone
+    std::string secretFile;
+    bool insecure = false;
+    std::string nodeWeights;  // "4,2,1", "measured", or empty: equal
+    size_t memoryLimitMb = 0;
+    std::string expertPlacement = "auto";
+    int waitForWorkers = 5;  // seconds
+};
+
 struct ModelOptions {
     std::string model;      // empty: the demo model
     std::string tokenizer;  // empty: the one beside the model
@@ -18,6 +29,7 @@ struct ModelOptions {
     std::string bufferFloatType = "q80";
     std::string device = "auto";
     std::vector<int> gpuIndexes;
+    ClusterFlags cluster;
 };
 
 struct InferenceOptions {
@@ -76,6 +88,17 @@ struct TokenizeOptions {
     bool json = false;
 };
 
+struct WorkerFlags {
+    std::string host;  // empty: all addresses with a secret, else loopback
+    int port = 9999;
+    int nThreads = 0;
+    std::string secretFile;
+    bool insecure = false;
+    std::string cacheDir;  // empty: the user's; "none": nothing is kept
+    std::string model;
+    size_t memoryLimitMb = 0;
+};
+
 int runInference(const InferenceOptions& options);
 int runChat(const ChatOptions& options);
 int runPerplexity(const PerplexityOptions& options);
@@ -83,5 +106,8 @@ int runBenchmark(const BenchmarkOptions& options);
 int runInfo(const InfoOptions& options);
 int runLogits(const LogitsOptions& options);
 int runTokenize(const TokenizeOptions& options);
+int runWorker(const WorkerFlags& flags);
+/// Writes a new secret for a cluster.
+int runKeygen(const std::string& path);
 
 }  // namespace dllama

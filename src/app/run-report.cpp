@@ -6,10 +6,6 @@ namespace dllama {
 
 namespace {
 
-// One machine: nothing is synchronised, sent or received.
-constexpr unsigned kNoSync = 0;
-constexpr size_t kNoBytes = 0;
-
 unsigned milliseconds(double seconds) {
     return static_cast<unsigned>(seconds * 1000.0 + 0.5);
 }
@@ -24,12 +20,14 @@ void printTable(const char* title, int nTokens, double seconds) {
 
 void printEvaluated(const StepReport& step) {
     fmt::print("🔷️ Eval{:5} ms Sync{:5} ms | Sent{:6} kB Recv{:6} kB | ({} tokens)\n", milliseconds(step.seconds),
-               kNoSync, kNoBytes, kNoBytes, step.nPromptTokens);
+               milliseconds(step.traffic.syncSeconds), step.traffic.sentBytes >> 10, step.traffic.receivedBytes >> 10,
+               step.nPromptTokens);
 }
 
 void printPredicted(const StepReport& step, const std::string& piece) {
-    fmt::print("🔶 Pred{:5} ms Sync{:5} ms | Sent{:6} kB Recv{:6} kB | {}\n", milliseconds(step.seconds), kNoSync,
-               kNoBytes, kNoBytes, piece);
+    fmt::print("🔶 Pred{:5} ms Sync{:5} ms | Sent{:6} kB Recv{:6} kB | {}\n", milliseconds(step.seconds),
+               milliseconds(step.traffic.syncSeconds), step.traffic.sentBytes >> 10, step.traffic.receivedBytes >> 10,
+               piece);
 }
 
 void RunReport::add(const StepReport& step) {

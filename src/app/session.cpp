@@ -8,6 +8,7 @@
 #include <fstream>
 #include <iterator>
 
+#include "app/cluster-flags.hpp"
 #include "app/progress-bar.hpp"
 #include "base/cpu-features.hpp"
 #include "base/errors.hpp"
@@ -32,13 +33,6 @@ std::string demoFile(const char* name) {
     return {};
 }
 
-int checkedThreads(int requested) {
-    if (requested < 0 || requested > kMaxThreads)
-        throw ConfigError("--nthreads is {}, must be from 1 to {}", requested, kMaxThreads);
-    return requested > 0 ? requested : usableCores();
-}
-
-/// F32 weights are there to be compared with a reference: their cache is F32 as well.
 DType kvType(const std::string& name, DType weightType) {
     if (name == "auto") return weightType == DType::F32 ? DType::F32 : DType::F16;
     if (name == "f16") return DType::F16;
@@ -48,6 +42,13 @@ DType kvType(const std::string& name, DType weightType) {
 
 }  // namespace
 
+int checkedThreads(int requested) {
+    if (requested < 0 || requested > kMaxThreads)
+        throw ConfigError("--nthreads is {}, must be from 1 to {}", requested, kMaxThreads);
+    return requested > 0 ? requested : usableCores();
+}
+
+/// F32 weights are there to be compared with a reference: their cache is F32 as well.
 std::string findTokenizer(const std::string& path) {
     if (!path.empty()) return path;
     const std::string demo = demoFile("demo.t");
@@ -91,26 +92,43 @@ Session::Session(const ModelOptions& options, const SessionNeeds& needs)
     backend_ = makeCpuBackend(pool_, chooseIsa());
     printModel(needs.status);
 
-    const size_t stored = storedWeightBytes(arch_, plan_, 0, file_);
-    const AttentionShape shape = plan_.attentionShape(0);
-    const size_t kv = Decoder::kvBytesPerPosition(arch_, shape, limits.kvType) * limits.nKvBlocks * kKvBlockPositions;
-    const size_t required = stored + kv + Decoder::bufferBytes(arch_, plan_.share(0), limits);
     fmt::print(needs.status, "💡 SeqLen: {}\n", limits.maxPositions);
-    fmt::print(needs.status, "📀 RequiredMemory: {} MB\n", required >> 20);
     fmt::print(needs.status, "🧠 CPU: {} ({} threads)\n", cpuFeatureNames(), pool_.nThreads());
-    if (const size_t available = availableMemory(); available > 0 && required > available)
-        fmt::print(needs.status, "⚠️ Only {} MB of memory are available: expect it to be slow\n", available >> 20);
+    if (options.cluster.workers.empty())
+        startAlone(limits, needs.status);
+    else
+        startCluster(options, limits, needs.status);
+    fmt::print(needs.status, "💿 Weights loaded\n");
+    std::fflush(needs.status);
+    engine_ = std::make_unique<Engine>(arch_, embeddings_, *forward_);
+}
 
+void Session::startAlone(const DecoderLimits& limits, std::FILE* status) {
+    const size_t required = memoryNeed(arch_, plan_, 0, file_, limits).total();
+    fmt::print(status, "📀 RequiredMemory: {} MB\n", required >> 20);
+    if (const size_t available = availableMemory(); available > 0 && required > available)
+        fmt::print(status, "⚠️ Only {} MB of memory are available: expect it to be slow\n", available >> 20);
     {
-        ProgressBar bar(needs.status, "💿 Loading weights");
+        ProgressBar bar(status, "💿 Loading weights");
         weights_ = loadWeights(arch_, plan_, 0, file_, *backend_, pool_,
                                [&](size_t done, size_t total) { bar.update(done, total); });
     }
-    fmt::print(needs.status, "💿 Weights loaded\n");
-    std::fflush(needs.status);
     decoder_ = std::make_unique<Decoder>(arch_, plan_, 0, weights_, *backend_, alone_, limits);
     forward_ = std::make_unique<LocalForward>(*decoder_);
-    engine_ = std::make_unique<Engine>(arch_, embeddings_, *forward_);
+}
+
+void Session::startCluster(const ModelOptions& options, const DecoderLimits& limits, std::FILE* status) {
+    auto cluster = std::make_unique<ClusterForward>(file_, arch_, *backend_, pool_, limits,
+                                                    clusterOptions(options, pool_, status));
+    const std::vector<std::string> nodes = cluster->nodes();
+    for (int rank = 0; rank < static_cast<int>(nodes.size()); rank++)
+        fmt::print(status, "📀 RequiredMemory: {} MB on {}\n",
+                   memoryNeed(arch_, cluster->plan(), rank, file_, limits).total() >> 20, nodes[rank]);
+    const LineCost cost = cluster->lineCost();
+    fmt::print(status, "⭕ {} nodes, {:.0f} us and {:.0f} MB/s between them\n", nodes.size(), cost.latencyUs,
+               cost.bytesPerUs);
+    cluster_ = cluster.get();
+    forward_ = std::move(cluster);
 }
 
 DecoderLimits Session::chooseLimits(const ModelOptions& options, const SessionNeeds& needs) const {

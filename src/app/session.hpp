@@ -8,6 +8,7 @@
 #include "arch/architecture.hpp"
 #include "backend/backend.hpp"
 #include "base/thread-pool.hpp"
+#include "engine/cluster-forward.hpp"
 #include "engine/engine.hpp"
 #include "format/model-file.hpp"
 #include "model/decoder.hpp"
@@ -27,6 +28,9 @@ struct ModelPaths {
 ModelPaths findModel(const ModelOptions& options);
 /// Likewise, for commands that need only a tokenizer.
 std::string findTokenizer(const std::string& path);
+
+/// --nthreads, or one for each core. Throws ConfigError for an impossible number.
+int checkedThreads(int requested);
 
 /// How a command uses the model.
 struct SessionNeeds {
@@ -49,6 +53,8 @@ class Session {
     Backend& backend() { return *backend_; }
     ThreadPool& pool() { return pool_; }
     Engine& engine() { return *engine_; }
+    /// Null on one machine.
+    const ClusterForward* cluster() const { return cluster_; }
     int nThreads() const { return pool_.nThreads(); }
     bool isDemo() const { return paths_.isDemo; }
     /// Ids that end an answer: the model's and the tokenizer's.
@@ -57,6 +63,8 @@ class Session {
     size_t activeWeightBytes() const;
 
   private:
+    void startAlone(const DecoderLimits& limits, std::FILE* status);
+    void startCluster(const ModelOptions& options, const DecoderLimits& limits, std::FILE* status);
     DecoderLimits chooseLimits(const ModelOptions& options, const SessionNeeds& needs) const;
     void printModel(std::FILE* status) const;
 
@@ -72,6 +80,7 @@ class Session {
     SingleRank alone_;
     std::unique_ptr<Decoder> decoder_;
     std::unique_ptr<ForwardPass> forward_;
+    const ClusterForward* cluster_ = nullptr;
     std::unique_ptr<Engine> engine_;
 };
 

@@ -49,7 +49,6 @@ ClusterForward::ClusterForward(const ModelFile& file, const Architecture& arch, 
     if (!options_.nodeWeights.empty() && options_.nodeWeights.size() != nNodes)
         throw ConfigError("{} node weights for {} nodes (the root is the first)", options_.nodeWeights.size(), nNodes);
     describeModel(file, arch, setup_);
-    setup_.placement = options_.placement;
     setup_.expertUse = options_.expertUse;
     setup_.limits = limits;
     setup_.wire = options_.wire;
@@ -152,6 +151,8 @@ void ClusterForward::makePlan() {
         memory.push_back(link->node.memory);
         names.push_back(link->address.text());
     }
+    setup_.placement =
+        options_.placement ? *options_.placement : choosePlacement(arch_, static_cast<int>(setup_.nodes.size()));
     plan_ = planWithinMemory(arch_, setup_.nodes, setup_.placement, setup_.expertUse, file_, limits_, memory, names);
     setup_.planHash = plan_.hash();
 }
@@ -228,7 +229,9 @@ void ClusterForward::prepareWorker(Link& link, const std::string& setup) {
     const nlohmann::json holdings = nlohmann::json::parse(answer.text(), nullptr, false);
     if (!holdings.is_object() || !holdings.contains("complete") || !holdings["complete"].is_boolean())
         throw ProtocolError("{}: a damaged answer to the setup", name);
-    if (!holdings["complete"].get<bool>()) {
+    if (holdings["complete"].get<bool>()) {
+        options_.log(fmt::format("{}: its weights are in place", name));
+    } else {
         const std::vector<TensorSlice> slices = rankSlices(arch_, plan_, link.rank);
         const size_t total = storedWeightBytes(arch_, plan_, link.rank, file_);
         sendSlices(*link.data, session, file_, slices, [&](size_t done) {
@@ -321,6 +324,17 @@ void ClusterForward::forEachLink(const std::function<void(Link&)>& body) {
             rethrowLost(lost);
         }
     }
+}
+
+Traffic ClusterForward::traffic() const {
+    Traffic traffic;
+    if (!communicator_) return traffic;
+    traffic.syncSeconds = communicator_->syncSeconds();
+    for (const auto& link : links_) {
+        traffic.sentBytes += link->data->bytesSent();
+        traffic.receivedBytes += link->data->bytesReceived();
+    }
+    return traffic;
 }
 
 SyncStatistics ClusterForward::statistics() const {

@@ -28,7 +28,8 @@ struct ClusterOptions {
     double rootSpeed = 0.0;
     /// Bytes that the root may use; 0: unlimited.
     uint64_t memoryLimit = 0;
-    ExpertPlacement placement = ExpertPlacement::Sliced;
+    /// Nothing: what suits the number of nodes.
+    std::optional<ExpertPlacement> placement;
     ExpertUse expertUse;
     /// How long a start or a recovery waits for workers that do not answer.
     std::chrono::milliseconds wait{5000};
@@ -51,9 +52,11 @@ class ClusterForward final : public ForwardPass {
     /// Waits for lost workers; then goes on with those that are there, if they can hold the model.
     void recover(const PeerLost& lost) override;
     const DecoderLimits& limits() const override { return limits_; }
+    Traffic traffic() const override;
 
     const ShardPlan& plan() const { return plan_; }
     LineCost lineCost() const { return cost_; }
+    /// Rank 0's meetings with the others.
     SyncStatistics statistics() const;
     /// Names of the nodes that compute, by rank.
     std::vector<std::string> nodes() const;

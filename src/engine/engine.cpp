@@ -99,8 +99,12 @@ StepReport Engine::tryStep() {
     DLLAMA_CHECK(!parts.empty());
 
     const auto begin = std::chrono::steady_clock::now();
+    const Traffic before = forward_.traffic();
     forward_.forward(buildBatch(arch_, embeddings_, parts), logits_);
+    const Traffic after = forward_.traffic();
     report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    report.traffic = {after.syncSeconds - before.syncSeconds, after.sentBytes - before.sentBytes,
+                      after.receivedBytes - before.receivedBytes};
 
     for (size_t i = 0; i < active.size(); i++) active[i]->nCached += counts[i];
     const size_t vocabulary = static_cast<size_t>(arch_.config.vocabSize);

@@ -27,6 +27,8 @@ struct StepReport {
     int nPromptTokens = 0;
     int nAnswerTokens = 0;
     double seconds = 0.0;
+    /// Of this step; zero on one machine.
+    Traffic traffic;
     std::vector<TokenEvent> events;
 };
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 #include "backend/batch.hpp"
@@ -7,6 +8,13 @@
 #include "model/decoder.hpp"
 
 namespace dllama {
+
+/// What a rank has exchanged with others so far.
+struct Traffic {
+    double syncSeconds = 0.0;  // waiting for them included
+    uint64_t sentBytes = 0;
+    uint64_t receivedBytes = 0;
+};
 
 /// What the engine drives: one rank alone, or a whole cluster seen from its root.
 class ForwardPass {
@@ -19,6 +27,7 @@ class ForwardPass {
     /// it. Throws `lost` again if neither is possible.
     virtual void recover(const PeerLost& lost) { throw lost; }
     virtual const DecoderLimits& limits() const = 0;
+    virtual Traffic traffic() const { return {}; }
 };
 
 /// A decoder on this machine.

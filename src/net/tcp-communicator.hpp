@@ -56,6 +56,10 @@ class TcpCommunicator final : public Communicator {
 
     /// Any thread.
     SyncStatistics statistics() const;
+    double syncSeconds() const {
+        const std::lock_guard lock(mutex_);
+        return seconds_;
+    }
 
   private:
     struct Part {

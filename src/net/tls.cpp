@@ -141,7 +141,10 @@ class TlsConnection final : public Connection {
     size_t check(int result) {
         const int error = SSL_get_error(ssl_.get(), result);
         if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE) return 0;
-        throw ConnectionError("{}: {}", peer_, lastError());
+        const std::string reason = lastError();
+        // A peer that ends without a farewell is a peer that ended.
+        const bool ended = error == SSL_ERROR_ZERO_RETURN || reason.find("unexpected eof") != std::string::npos;
+        throw ConnectionError("{}: {}", peer_, ended ? "closed the connection" : reason);
     }
 
     ContextPointer context_;

@@ -51,6 +51,13 @@ std::vector<int> placeExperts(int nExperts, const std::vector<double>& use, cons
 
 }  // namespace
 
+ExpertPlacement choosePlacement(const Architecture& arch, int nRanks) {
+    constexpr double kTolerated = 1.25;  // of the even share: what waiting for the fullest rank may cost
+    const int units = arch.config.moeIntermediateSize / kBlockValues;
+    const int fullest = (units + nRanks - 1) / nRanks;
+    return fullest * nRanks > kTolerated * units ? ExpertPlacement::Whole : ExpertPlacement::Sliced;
+}
+
 ShardPlan makeShardPlan(const Architecture& arch, const std::vector<NodeSpec>& nodes, ExpertPlacement placement,
                         const ExpertUse& use) {
     if (nodes.empty() || nodes.size() > kMaxRanks)

@@ -38,7 +38,9 @@ void quantizeQ80(const float* x, BlockQ80* out, int64_t n) {
 void dequantize(DType type, const void* data, float* out, int64_t n) {
     const auto* bytes = static_cast<const std::byte*>(data);
     switch (type) {
-        case DType::F32: std::memcpy(out, bytes, static_cast<size_t>(n) * 4); return;
+        case DType::F32:
+            std::memcpy(out, bytes, static_cast<size_t>(n) * 4);
+            return;
         case DType::F16:
         case DType::BF16:
             for (int64_t i = 0; i < n; i++) {
@@ -72,15 +74,21 @@ void dequantize(DType type, const void* data, float* out, int64_t n) {
 void quantize(DType type, const float* x, void* out, int64_t n) {
     auto* halves = static_cast<uint16_t*>(out);
     switch (type) {
-        case DType::F32: std::memcpy(out, x, static_cast<size_t>(n) * 4); return;
+        case DType::F32:
+            std::memcpy(out, x, static_cast<size_t>(n) * 4);
+            return;
         case DType::F16:
             for (int64_t i = 0; i < n; i++) halves[i] = f32ToF16(x[i]);
             return;
         case DType::BF16:
             for (int64_t i = 0; i < n; i++) halves[i] = f32ToBf16(x[i]);
             return;
-        case DType::Q80: quantizeQ80(x, static_cast<BlockQ80*>(out), n); return;
-        case DType::Q40: quantizeQ40(x, static_cast<BlockQ40*>(out), n); return;
+        case DType::Q80:
+            quantizeQ80(x, static_cast<BlockQ80*>(out), n);
+            return;
+        case DType::Q40:
+            quantizeQ40(x, static_cast<BlockQ40*>(out), n);
+            return;
     }
 }
 

@@ -13,17 +13,26 @@ enum class DType : uint8_t { F32, F16, BF16, Q80, Q40 };
 /// Values in one quantised block; rows of Q80 and Q40 tensors are whole blocks.
 constexpr int kBlockValues = 32;
 
-constexpr bool isQuantized(DType type) { return type == DType::Q80 || type == DType::Q40; }
+constexpr bool isQuantized(DType type) {
+    return type == DType::Q80 || type == DType::Q40;
+}
 /// Values that are stored together: 32, or 1.
-constexpr int blockValues(DType type) { return isQuantized(type) ? kBlockValues : 1; }
+constexpr int blockValues(DType type) {
+    return isQuantized(type) ? kBlockValues : 1;
+}
 /// Bytes of one block (of one value for the float types).
 constexpr size_t blockBytes(DType type) {
     switch (type) {
-        case DType::F32: return 4;
-        case DType::F16: return 2;
-        case DType::BF16: return 2;
-        case DType::Q80: return 34;
-        case DType::Q40: return 18;
+        case DType::F32:
+            return 4;
+        case DType::F16:
+            return 2;
+        case DType::BF16:
+            return 2;
+        case DType::Q80:
+            return 34;
+        case DType::Q40:
+            return 18;
     }
     return 0;
 }

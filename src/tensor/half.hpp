@@ -7,7 +7,9 @@
 /// round to nearest even, infinities and NaN kept.
 namespace dllama {
 
-inline float bf16ToF32(uint16_t value) { return std::bit_cast<float>(static_cast<uint32_t>(value) << 16); }
+inline float bf16ToF32(uint16_t value) {
+    return std::bit_cast<float>(static_cast<uint32_t>(value) << 16);
+}
 
 inline uint16_t f32ToBf16(float value) {
     const uint32_t bits = std::bit_cast<uint32_t>(value);

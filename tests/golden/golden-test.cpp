@@ -44,7 +44,9 @@ std::vector<Variant> variants() {
 }
 
 /// gtest prints it with a failure.
-void PrintTo(const Variant& v, std::ostream* out) { *out << v.model << ", " << v.backend << ", " << v.nThreads << " threads"; }
+void PrintTo(const Variant& v, std::ostream* out) {
+    *out << v.model << ", " << v.backend << ", " << v.nThreads << " threads";
+}
 
 class Golden : public testing::TestWithParam<Variant> {
   protected:
