@@ -420,7 +420,10 @@ FAMILIES = {
 
 def make_plan(folder: pathlib.Path, checkpoint: Checkpoint, ignore_unknown: bool = False) -> Plan:
     """What the checkpoint in `folder` becomes. Raises ConversionError, naming what is not supported."""
-    config = HfConfig(folder)
+    return plan_of(HfConfig.read(folder), checkpoint, ignore_unknown)
+
+
+def plan_of(config: HfConfig, checkpoint: Checkpoint, ignore_unknown: bool = False) -> Plan:
     names = config.get("architectures") or ["(none)"]
     if names[0] not in FAMILIES:
         raise ConversionError(f"{config.path}: architecture {names[0]} is not supported ({', '.join(FAMILIES)})")

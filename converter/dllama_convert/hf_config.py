@@ -22,16 +22,21 @@ HARMLESS = {
 class HfConfig:
     """config.json with generation_config.json's end-of-text ids."""
 
-    def __init__(self, folder: pathlib.Path):
-        self.path = folder / "config.json"
-        self.fields = read_json(self.path)
-        generation = folder / "generation_config.json"
-        self.generation = read_json(generation) if generation.exists() else {}
+    def __init__(self, path: pathlib.Path, fields: dict, generation: dict):
+        self.path = path
+        self.fields = fields
+        self.generation = generation
         self._known = set(HARMLESS)
         if self.fields.get("quantization_config"):
             raise self.error("quantization_config", "weights that are already quantised are not supported")
         if self.fields.get("quantization_bit"):
             raise self.error("quantization_bit", "weights that are already quantised are not supported")
+
+    @classmethod
+    def read(cls, folder: pathlib.Path) -> "HfConfig":
+        generation = folder / "generation_config.json"
+        path = folder / "config.json"
+        return cls(path, read_json(path), read_json(generation) if generation.exists() else {})
 
     def error(self, key: str, reason: str) -> ConversionError:
         return ConversionError(f"{self.path}: {key} = {self.fields.get(key)!r}: {reason}")

@@ -77,10 +77,45 @@ def _write_atomically(path: pathlib.Path, write: Callable) -> None:
         raise
 
 
-def _write_tensor(file, tensor: TensorEntry, fill: Fill) -> int:
+@dataclasses.dataclass
+class Layout:
+    """Where everything lies in a .m file: `header` makes its first bytes, always equally many, from the tensors' hashes."""
+
+    tensors: list[TensorEntry]
+    offsets: list[int]
+    size: int
+    header: Callable[[list[int]], bytes]
+
+
+def described_layout(name: str, architecture: str, config: dict, tensors: list[TensorEntry]) -> Layout:
+    def header(hashes: list[int]) -> bytes:
+        text = _describe(name, architecture, config, tensors, hashes)
+        value = xxhash.xxh3_64_intdigest(text)
+        return _header([(0, 1), (1, ARCH_DESCRIBED), (100, len(text)), (101, value), (102, value >> 32)]) + text
+
+    return _laid_out(tensors, header, _aligned)
+
+
+def legacy_layout(pairs: list[tuple[int, int]], tensors: list[TensorEntry]) -> Layout:
+    return _laid_out(tensors, lambda hashes: _header(pairs), lambda offset: offset)
+
+
+def _laid_out(tensors: list[TensorEntry], header: Callable[[list[int]], bytes], align: Callable[[int], int]) -> Layout:
+    offsets = []
+    end = len(header([0] * len(tensors)))
+    for tensor in tensors:
+        offsets.append(align(end))
+        end = offsets[-1] + tensor.bytes
+    return Layout(tensors, offsets, end, header)
+
+
+def write_tensor(file, layout: Layout, i: int, pieces: Iterable[bytes]) -> int:
+    """Writes tensor `i` at its place and returns its hash."""
+    tensor = layout.tensors[i]
     digest = xxhash.xxh3_64()
     written = 0
-    for piece in fill(tensor):
+    file.seek(layout.offsets[i])
+    for piece in pieces:
         digest.update(piece)
         file.write(piece)
         written += len(piece)
@@ -89,31 +124,11 @@ def _write_tensor(file, tensor: TensorEntry, fill: Fill) -> int:
     return digest.intdigest()
 
 
-def write_described(
-    path: pathlib.Path, name: str, architecture: str, config: dict, tensors: list[TensorEntry], fill: Fill
-) -> None:
-    def header(hashes: list[int]) -> bytes:
-        text = _describe(name, architecture, config, tensors, hashes)
-        value = xxhash.xxh3_64_intdigest(text)
-        return _header([(0, 1), (1, ARCH_DESCRIBED), (100, len(text)), (101, value), (102, value >> 32)]) + text
-
+def write_model(path: pathlib.Path, layout: Layout, fill: Fill) -> None:
     def write(file) -> None:
-        hashes = [0] * len(tensors)
-        file.write(header(hashes))
-        for i, tensor in enumerate(tensors):
-            file.write(bytes(_aligned(file.tell()) - file.tell()))
-            hashes[i] = _write_tensor(file, tensor, fill)
-        # The hashes stand before the data and have a fixed width: the header is written again over itself.
+        hashes = [write_tensor(file, layout, i, fill(tensor)) for i, tensor in enumerate(layout.tensors)]
+        # Gaps between tensors were skipped, which leaves zero bytes.
         file.seek(0)
-        file.write(header(hashes))
-
-    _write_atomically(path, write)
-
-
-def write_legacy(path: pathlib.Path, pairs: list[tuple[int, int]], tensors: list[TensorEntry], fill: Fill) -> None:
-    def write(file) -> None:
-        file.write(_header(pairs))
-        for tensor in tensors:
-            _write_tensor(file, tensor, fill)
+        file.write(layout.header(hashes))
 
     _write_atomically(path, write)

@@ -1,0 +1,125 @@
+"""From a plan to a .m file: types, header and tensors, read, rounded and written piece by piece."""
+
+import collections
+import concurrent.futures
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Self
+
+import numpy as np
+from tqdm import tqdm
+
+from . import ConversionError
+from .checkpoint import Checkpoint
+from .families import Output, Plan
+from .legacy import legacy_header, legacy_order
+from .model_file import Layout, TensorEntry, described_layout, legacy_layout, write_model
+from .quants import BLOCK, encode
+
+# Values of a piece: big enough that Python's share of the work does not show, small enough to keep several in flight.
+PIECE_VALUES = 1 << 21
+
+
+class ModelImage:
+    """What a .m file will be: its tensors' sources, its layout and its name. Nothing is read from the weights yet.
+
+    `types` gives the type of single weights; all others have `weight_type`."""
+
+    def __init__(self, plan: Plan, weight_type: str, name: str, types: dict[str, str] | None = None):
+        types = types or {}
+        header = legacy_header(plan, weight_type)
+        order = legacy_order(plan) if header else plan.outputs
+        if header and any(types.get(o.name, weight_type) != weight_type for o in order if o.is_weight):
+            header, order = None, plan.outputs
+        self.outputs: list[Output] = order
+        self.entries = [
+            TensorEntry(o.name, types.get(o.name, weight_type) if o.is_weight else "F32", o.shape) for o in order
+        ]
+        for entry in self.entries:
+            if entry.dtype in ("Q80", "Q40") and entry.shape[-1] % BLOCK:
+                raise ConversionError(
+                    f"tensor {entry.name} is {entry.shape[-1]} wide: {entry.dtype} needs a multiple of {BLOCK}"
+                )
+        self.layout: Layout = (
+            legacy_layout(header, self.entries)
+            if header
+            else described_layout(name, plan.architecture, plan.config, self.entries)
+        )
+        self.file_name = f"dllama_model_{name}_{weight_type.lower()}.m"
+
+
+def _pieces(output: Output) -> list[slice | np.ndarray]:
+    """The rows of an output in pieces of about PIECE_VALUES values."""
+    width = output.shape[1] if len(output.shape) == 2 else 1
+    step = max(1, PIECE_VALUES // width)
+    if isinstance(output.index, slice):
+        begin, end = output.index.start, output.index.stop
+        return [slice(at, min(end, at + step)) for at in range(begin, end, step)]
+    return [output.index[at : at + step] for at in range(0, len(output.index), step)]
+
+
+class Encoder:
+    """Makes the stored bytes of tensors, a few pieces at once: numpy works outside Python's lock."""
+
+    def __init__(self, threads: int | None = None):
+        self._threads = threads or max(2, os.cpu_count() or 1)
+        self._pool = concurrent.futures.ThreadPoolExecutor(self._threads)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def tensor(self, checkpoint: Checkpoint, output: Output, dtype: str) -> Iterator[memoryview]:
+        """The bytes of `output` as `dtype`, in order. Raises ConversionError naming the source tensor."""
+
+        def work(index) -> np.ndarray:
+            try:
+                stored = checkpoint.stored(output.source, index, dtype)
+                return stored if stored is not None else encode(dtype, checkpoint.rows(output.source, index))
+            except ConversionError as error:
+                raise ConversionError(f"tensor {output.source}: {error}") from error
+
+        waiting = collections.deque()
+        for index in _pieces(output):
+            waiting.append(self._pool.submit(work, index))
+            if len(waiting) > self._threads:
+                yield memoryview(waiting.popleft().result())
+        while waiting:
+            yield memoryview(waiting.popleft().result())
+
+
+def progress_bar(total: int, text: str) -> tqdm:
+    return tqdm(total=total, unit="B", unit_scale=True, desc=text, disable=None)
+
+
+def convert(checkpoint: Checkpoint, image: ModelImage, output_dir: pathlib.Path) -> pathlib.Path:
+    """Writes the .m file into `output_dir` and returns its path. Raises ConversionError, OSError."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    path = output_dir / image.file_name
+    by_name = {o.name: o for o in image.outputs}
+    with Encoder() as encoder, progress_bar(sum(e.bytes for e in image.entries), path.name) as bar:
+
+        def fill(entry: TensorEntry) -> Iterator[memoryview]:
+            for piece in encoder.tensor(checkpoint, by_name[entry.name], entry.dtype):
+                bar.update(len(piece))
+                yield piece
+
+        write_model(path, image.layout, fill)
+    return path
+
+
+def run_tool(work: Callable[[], str]) -> int:
+    """Runs a converter's command: prints the line it returns, or its error as one line. Returns the exit code."""
+    try:
+        print(f"✅ {work()}")
+    except (ConversionError, OSError) as error:
+        print(f"🚨 {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\n🛑 interrupted", file=sys.stderr)
+        return 130
+    return 0
