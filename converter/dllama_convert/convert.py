@@ -60,6 +60,14 @@ def _pieces(output: Output) -> list[slice | np.ndarray]:
     return [output.index[at : at + step] for at in range(0, len(output.index), step)]
 
 
+# Makes the stored bytes (flat uint8) of rows `index` of the checkpoint's tensor `source` as `dtype`.
+EncodeRows = Callable[[str, slice | np.ndarray, str], np.ndarray]
+
+
+def encode_rows_of(checkpoint: Checkpoint) -> EncodeRows:
+    return lambda source, index, dtype: encode(dtype, checkpoint.rows(source, index))
+
+
 class Encoder:
     """Makes the stored bytes of tensors, a few pieces at once: numpy works outside Python's lock."""
 
@@ -73,13 +81,12 @@ class Encoder:
     def __exit__(self, *_) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def tensor(self, checkpoint: Checkpoint, output: Output, dtype: str) -> Iterator[memoryview]:
+    def tensor(self, encode_rows: EncodeRows, output: Output, dtype: str) -> Iterator[memoryview]:
         """The bytes of `output` as `dtype`, in order. Raises ConversionError naming the source tensor."""
 
         def work(index) -> np.ndarray:
             try:
-                stored = checkpoint.stored(output.source, index, dtype)
-                return stored if stored is not None else encode(dtype, checkpoint.rows(output.source, index))
+                return encode_rows(output.source, index, dtype)
             except ConversionError as error:
                 raise ConversionError(f"tensor {output.source}: {error}") from error
 
@@ -96,7 +103,7 @@ def progress_bar(total: int, text: str) -> tqdm:
     return tqdm(total=total, unit="B", unit_scale=True, desc=text, disable=None)
 
 
-def convert(checkpoint: Checkpoint, image: ModelImage, output_dir: pathlib.Path) -> pathlib.Path:
+def convert(encode_rows: EncodeRows, image: ModelImage, output_dir: pathlib.Path) -> pathlib.Path:
     """Writes the .m file into `output_dir` and returns its path. Raises ConversionError, OSError."""
     output_dir.mkdir(parents=True, exist_ok=True)
     path = output_dir / image.file_name
@@ -104,7 +111,7 @@ def convert(checkpoint: Checkpoint, image: ModelImage, output_dir: pathlib.Path)
     with Encoder() as encoder, progress_bar(sum(e.bytes for e in image.entries), path.name) as bar:
 
         def fill(entry: TensorEntry) -> Iterator[memoryview]:
-            for piece in encoder.tensor(checkpoint, by_name[entry.name], entry.dtype):
+            for piece in encoder.tensor(encode_rows, by_name[entry.name], entry.dtype):
                 bar.update(len(piece))
                 yield piece
 
