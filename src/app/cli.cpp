@@ -35,6 +35,13 @@ void addClusterFlags(CLI::App& command, ClusterFlags& c) {
         ->capture_default_str();
 }
 
+void addDeviceFlags(CLI::App& command, DeviceFlags& d) {
+    command.add_option("--device", d.device, "What computes: cpu, cuda, or auto: a GPU if there is one with room")
+        ->type_name("NAME")
+        ->capture_default_str();
+    command.add_option("--gpu-index", d.gpuIndex, "Which GPU, from 0")->type_name("N")->check(CLI::NonNegativeNumber);
+}
+
 void addModelFlags(CLI::App& command, ModelOptions& o) {
     command.add_option("--model", o.model, "Model file (.m); without it the demo model")->type_name("FILE");
     command.add_option("--tokenizer", o.tokenizer, "Tokenizer file (.t); without it the one beside the model")
@@ -53,6 +60,7 @@ void addModelFlags(CLI::App& command, ModelOptions& o) {
                     "What activations are rounded to between machines: q80, f16 or f32")
         ->type_name("TYPE")
         ->capture_default_str();
+    addDeviceFlags(command, o.device);
     addClusterFlags(command, o.cluster);
 }
 
@@ -189,6 +197,7 @@ void addWorker(CLI::App& app, int& exitCode) {
         ->type_name("FILE");
     command->add_option("--memory-limit", o->memoryLimitMb, "What this machine may use, in MB; without it what is free")
         ->type_name("MB");
+    addDeviceFlags(*command, o->device);
     onChosen(command, exitCode, runWorker, o);
 }
 

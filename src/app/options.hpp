@@ -19,6 +19,12 @@ struct ClusterFlags {
     int waitForWorkers = 5;  // seconds
 };
 
+/// What computes on this machine.
+struct DeviceFlags {
+    std::string device = "auto";
+    int gpuIndex = -1;  // -1: not given
+};
+
 struct ModelOptions {
     std::string model;      // empty: the demo model
     std::string tokenizer;  // empty: the one beside the model
@@ -27,8 +33,7 @@ struct ModelOptions {
     int batchSize = 512;
     std::string kvType = "auto";
     std::string bufferFloatType = "q80";
-    std::string device = "auto";
-    std::vector<int> gpuIndexes;
+    DeviceFlags device;
     ClusterFlags cluster;
 };
 
@@ -97,6 +102,7 @@ struct WorkerFlags {
     std::string cacheDir;  // empty: the user's; "none": nothing is kept
     std::string model;
     size_t memoryLimitMb = 0;
+    DeviceFlags device;
 };
 
 int runInference(const InferenceOptions& options);

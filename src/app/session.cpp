@@ -9,11 +9,10 @@
 #include <iterator>
 
 #include "app/cluster-flags.hpp"
+#include "app/device.hpp"
 #include "app/progress-bar.hpp"
-#include "base/cpu-features.hpp"
 #include "base/errors.hpp"
 #include "base/system-info.hpp"
-#include "cpu/cpu-backend.hpp"
 
 namespace dllama {
 
@@ -89,11 +88,13 @@ Session::Session(const ModelOptions& options, const SessionNeeds& needs)
                               tokenizer_->vocabSize(), paths_.model, arch_.config.vocabSize);
     }
     const DecoderLimits limits = chooseLimits(options, needs);
-    backend_ = makeCpuBackend(pool_, chooseIsa());
     printModel(needs.status);
 
     fmt::print(needs.status, "💡 SeqLen: {}\n", limits.maxPositions);
-    fmt::print(needs.status, "🧠 CPU: {} ({} threads)\n", cpuFeatureNames(), pool_.nThreads());
+    const size_t memory = memoryNeed(arch_, plan_, 0, file_, limits).total();
+    // A share of the model, which is not known before the workers are.
+    const size_t nNodes = 1 + options.cluster.workers.size();
+    backend_ = openDevice(options.device, pool_, memory / nNodes, needs.status);
     if (options.cluster.workers.empty())
         startAlone(limits, needs.status);
     else
@@ -106,7 +107,8 @@ Session::Session(const ModelOptions& options, const SessionNeeds& needs)
 void Session::startAlone(const DecoderLimits& limits, std::FILE* status) {
     const size_t required = memoryNeed(arch_, plan_, 0, file_, limits).total();
     fmt::print(status, "📀 RequiredMemory: {} MB\n", required >> 20);
-    if (const size_t available = availableMemory(); available > 0 && required > available)
+    const bool onCpu = backend_->name().starts_with("cpu");
+    if (const size_t available = availableMemory(); onCpu && available > 0 && required > available)
         fmt::print(status, "⚠️ Only {} MB of memory are available: expect it to be slow\n", available >> 20);
     {
         ProgressBar bar(status, "💿 Loading weights");

@@ -4,11 +4,10 @@
 #include <thread>
 
 #include "app/cluster-flags.hpp"
+#include "app/device.hpp"
 #include "app/memory-bandwidth.hpp"
 #include "app/options.hpp"
 #include "app/session.hpp"
-#include "base/cpu-features.hpp"
-#include "cpu/cpu-backend.hpp"
 #include "engine/worker.hpp"
 
 namespace dllama {
@@ -42,7 +41,7 @@ int runWorker(const WorkerFlags& flags) {
         ThreadPool pool(options.nThreads);
         options.speed = measureReadBandwidth(pool);
     }
-    options.makeBackend = [](ThreadPool& pool) { return makeCpuBackend(pool, chooseIsa()); };
+    options.makeBackend = [device = flags.device](ThreadPool& pool) { return openDevice(device, pool, 0, stdout); };
     options.log = [](const std::string& line) {
         fmt::print("⭕ {}\n", line);
         std::fflush(stdout);

@@ -9,6 +9,9 @@
 #include "cpu/cpu-backend.hpp"
 #include "golden-case.hpp"
 #include "model-under-test.hpp"
+#ifdef DLLAMA_HAS_CUDA
+#include "gpu/cuda-backend.hpp"
+#endif
 
 namespace dllama::test {
 namespace {
@@ -20,12 +23,15 @@ constexpr double kSmallestMargin = 5e-3;
 
 struct Variant {
     std::string model;
-    std::string backend;  // "reference" or an instruction set
+    std::string backend;  // "reference", "cuda" or an instruction set
     int nThreads;
 };
 
 std::unique_ptr<Backend> makeBackend(const std::string& name, ThreadPool& pool) {
     if (name == "reference") return makeReferenceBackend();
+#ifdef DLLAMA_HAS_CUDA
+    if (name == "cuda") return makeCudaBackend();
+#endif
     for (Isa isa : {Isa::Generic, Isa::Avx2, Isa::Avx512Vnni, Isa::Neon})
         if (name == isaName(isa)) return makeCpuBackend(pool, isa);
     throw std::invalid_argument(name);
@@ -39,6 +45,9 @@ std::vector<Variant> variants() {
         for (Isa isa : {Isa::Generic, Isa::Avx2, Isa::Avx512Vnni, Isa::Neon})
             for (int threads : {1, 2})
                 if (isaSupported(isa)) all.push_back({model, isaName(isa), threads});
+#ifdef DLLAMA_HAS_CUDA
+        if (!cudaDevices().empty()) all.push_back({model, "cuda", 1});
+#endif
     }
     return all;
 }
@@ -87,6 +96,7 @@ TEST_P(Golden, GreedyTokens) {
 }
 
 TEST_P(Golden, ChunkedPrefillIsBitIdentical) {
+    if (GetParam().backend == "cuda") GTEST_SKIP() << "kernels for few and for many tokens add in different orders";
     const GoldenCase reference = golden();
     ModelUnderTest whole = load({.maxTokens = 512, .maxOutputs = 512});
     if (whole.arch.prefixMask) GTEST_SKIP() << "a prefix that is seen in both directions is never chunked";

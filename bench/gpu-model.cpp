@@ -1,0 +1,219 @@
+// Speed of whole models on a GPU, with random weights made in memory: no checkpoint and no disk needed.
+//   gpu-model <shape> [--type q40] [--layers N] [--prompt 2048] [--depths 512,32768] [--answer 128] [--rows 1,2,4]
+// Prints tokens a second, the bytes of weights and KV cache that a token reads, and their share of the bandwidth of a
+// copy on the same GPU in the same run.
+
+#include <cuda_runtime.h>
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <vector>
+
+#include "base/errors.hpp"
+#include "engine/engine.hpp"
+#include "gpu/cuda-backend.hpp"
+#include "model/decoder.hpp"
+#include "synthetic-model.hpp"
+
+using namespace dllama;
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double secondsSince(Clock::time_point begin) {
+    return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+/// Bytes read and written a second by a device-to-device copy of 4 GB, median of 9.
+double copyBandwidth() {
+    constexpr size_t kBytes = size_t{4} << 30;
+    void *from = nullptr, *to = nullptr;
+    if (cudaMalloc(&from, kBytes) != cudaSuccess || cudaMalloc(&to, kBytes) != cudaSuccess)
+        throw CudaError("no room to measure the copy bandwidth");
+    cudaMemset(from, 0x5a, kBytes);
+    std::vector<double> rates;
+    cudaEvent_t begin, end;
+    cudaEventCreate(&begin);
+    cudaEventCreate(&end);
+    for (int i = 0; i < 10; i++) {
+        cudaEventRecord(begin);
+        cudaMemcpyAsync(to, from, kBytes, cudaMemcpyDeviceToDevice);
+        cudaEventRecord(end);
+        cudaEventSynchronize(end);
+        float milliseconds = 0.0f;
+        cudaEventElapsedTime(&milliseconds, begin, end);
+        if (i > 0) rates.push_back(2.0 * kBytes / (milliseconds * 1e-3));
+    }
+    cudaFree(from);
+    cudaFree(to);
+    std::sort(rates.begin(), rates.end());
+    return rates[rates.size() / 2];
+}
+
+/// Bytes of weights that a token of an answer needs.
+double activeBytes(const Architecture& arch, const TensorSource& source) {
+    const ModelConfig& c = arch.config;
+    double bytes = 0.0;
+    for (const TensorDecl& decl : declareTensors(arch)) {
+        if (decl.cut == Cut::RootOnly && !c.tieEmbeddings) continue;
+        const double share = decl.expert >= 0 ? static_cast<double>(c.nExpertsPerToken) / c.nRoutedExperts : 1.0;
+        bytes += share * static_cast<double>(source.info(decl.name).bytes());
+    }
+    return bytes;
+}
+
+struct Options {
+    std::string shape, type = "q40";
+    int layers = 0, prompt = 2048, answer = 128, repetitions = 3;
+    std::vector<int> depths = {512}, rows = {1};
+};
+
+std::vector<int> randomTokens(int n, int vocabSize) {
+    std::mt19937 random(1);
+    std::vector<int> tokens(n);
+    for (int& token : tokens) token = static_cast<int>(random() % static_cast<unsigned>(vocabSize));
+    return tokens;
+}
+
+class Bench {
+  public:
+    explicit Bench(const Options& o)
+        : options_(o),
+          config_(configOf(o)),
+          arch_(makeArchitecture(config_)),
+          source_(config_, syntheticType(o.type)),
+          backend_(makeCudaBackend()),
+          plan_(makeShardPlan(arch_, {NodeSpec{}})),
+          embeddings_(source_) {
+        const int nSequences = *std::max_element(o.rows.begin(), o.rows.end());
+        const int longest = std::max(o.prompt, *std::max_element(o.depths.begin(), o.depths.end())) + o.answer + 2;
+        DecoderLimits limits{.maxTokens = 2048, .maxOutputs = nSequences};
+        limits.maxPositions = longest;
+        limits.nKvBlocks = (longest + kKvBlockPositions - 1) / kKvBlockPositions +
+                           (nSequences - 1) * ((o.depths[0] + o.answer + 2) / kKvBlockPositions + 1);
+        const auto begin = Clock::now();
+        weights_ = loadWeights(arch_, plan_, 0, source_, *backend_, pool_, {});
+        fmt::print("{}: {:.1f} GB of weights made and loaded in {:.1f} s\n", config_.name,
+                   static_cast<double>(storedWeightBytes(arch_, plan_, 0, source_)) / 1e9, secondsSince(begin));
+        decoder_ = std::make_unique<Decoder>(arch_, plan_, 0, weights_, *backend_, alone_, limits);
+        forward_ = std::make_unique<LocalForward>(*decoder_);
+        engine_ = std::make_unique<Engine>(arch_, embeddings_, *forward_);
+        kvBytes_ = Decoder::kvBytesPerPosition(arch_, plan_.attentionShape(0), limits.kvType);
+    }
+
+    void run() {
+        const double copy = copyBandwidth();
+        const double weightBytes = activeBytes(arch_, source_);
+        fmt::print("{}; a copy moves {:.2f} TB/s; a token reads {:.2f} GB of weights\n", backend_->name(), copy / 1e12,
+                   weightBytes / 1e9);
+        fmt::print("| test | t/s (median of {}) | ms a step | GB/s | of copy |\n| --- | ---: | ---: | ---: | ---: |\n",
+                   options_.repetitions);
+        if (options_.prompt > 0) {
+            const double seconds = median([&] { return promptSeconds(options_.prompt); });
+            fmt::print("| pp{} | {:.0f} | | | |\n", options_.prompt, options_.prompt / seconds);
+        }
+        for (const int depth : options_.depths) {
+            for (const int rows : options_.rows) {
+                if (rows > 1 && depth != options_.depths[0]) continue;
+                const double step = median([&] { return stepSeconds(depth, rows); });
+                const double bytes = weightBytes + static_cast<double>(kvBytes_) * (depth + options_.answer / 2) * rows;
+                // The experts that several rows choose are not known here: their bytes are not told.
+                const bool known = rows == 1 || !config_.isMixture();
+                fmt::print("| tg{} @ d{} x {} | {:.1f} | {:.3f} |", options_.answer, depth, rows, rows / step,
+                           step * 1e3);
+                known ? fmt::print(" {:.0f} | {:.0f}% |\n", bytes / step / 1e9, 100.0 * bytes / step / copy)
+                      : fmt::print(" | |\n");
+            }
+        }
+    }
+
+  private:
+    static ModelConfig configOf(const Options& o) {
+        ModelConfig config = syntheticShape(o.shape);
+        config.name = fmt::format("synthetic {} {}", o.shape, o.type);
+        if (o.layers > 0) config.nLayers = o.layers;
+        config.maxPositions = 131072;
+        return config;
+    }
+
+    template <typename Measure>
+    double median(const Measure& measure) {
+        std::vector<double> seconds;
+        for (int i = 0; i < options_.repetitions + 1; i++) seconds.push_back(measure());
+        seconds.erase(seconds.begin());  // the first one warms up
+        std::sort(seconds.begin(), seconds.end());
+        return seconds[seconds.size() / 2];
+    }
+
+    double promptSeconds(int n) {
+        const int sequence = engine_->open(n + 2);
+        engine_->start(sequence, randomTokens(n, config_.vocabSize), {.temperature = 0.0f}, {1, {}});
+        const auto begin = Clock::now();
+        while (engine_->running()) engine_->step();
+        const double seconds = secondsSince(begin);
+        engine_->close(sequence);
+        return seconds;
+    }
+
+    /// Seconds a step in which `rows` sequences of `depth` positions write one token each.
+    double stepSeconds(int depth, int rows) {
+        std::vector<int> sequences;
+        for (int i = 0; i < rows; i++) sequences.push_back(engine_->open(depth + options_.answer + 2));
+        for (const int sequence : sequences)
+            engine_->start(sequence, randomTokens(depth, config_.vocabSize), {.temperature = 0.0f},
+                           {options_.answer, {}});
+        double seconds = 0.0;
+        int nSteps = 0;
+        while (engine_->running()) {
+            const StepReport report = engine_->step();
+            // Steps with prompts in them are not counted.
+            if (report.nPromptTokens > 0 || static_cast<int>(report.events.size()) != rows) continue;
+            seconds += report.seconds;
+            nSteps++;
+        }
+        for (const int sequence : sequences) engine_->close(sequence);
+        return seconds / nSteps;
+    }
+
+    Options options_;
+    ModelConfig config_;
+    Architecture arch_;
+    SyntheticSource source_;
+    ThreadPool pool_{8};
+    std::unique_ptr<Backend> backend_;
+    ShardPlan plan_;
+    EmbeddingTable embeddings_;
+    Weights weights_;
+    SingleRank alone_;
+    std::unique_ptr<Decoder> decoder_;
+    std::unique_ptr<ForwardPass> forward_;
+    std::unique_ptr<Engine> engine_;
+    size_t kvBytes_ = 0;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    Options o;
+    CLI::App app("Speed of whole models with random weights on a GPU");
+    app.add_option("shape", o.shape, "glm-4-9b, glm-4-32b, intellect-3, ...")->required();
+    app.add_option("--type", o.type, "Type of the weights");
+    app.add_option("--layers", o.layers, "Only so many layers");
+    app.add_option("--prompt", o.prompt, "Tokens of the prompt; 0: none");
+    app.add_option("--answer", o.answer, "Tokens written");
+    app.add_option("--depths", o.depths, "Positions before the answer")->delimiter(',');
+    app.add_option("--rows", o.rows, "Sequences that write at once, at the first depth")->delimiter(',');
+    app.add_option("--repetitions", o.repetitions, "Measurements of each");
+    CLI11_PARSE(app, argc, argv);
+    try {
+        Bench(o).run();
+        return 0;
+    } catch (const std::exception& error) {
+        fmt::print(stderr, "{}\n", error.what());
+        return 1;
+    }
+}
