@@ -118,10 +118,11 @@ def read_safetensors(path: pathlib.Path) -> dict[str, StoredTensor]:
             tensors = {}
             for name, entry in header.items():
                 begin, end = entry["data_offsets"]
-                tensor = StoredTensor(path, str(entry["dtype"]), tuple(map(int, entry["shape"])), 8 + length + int(begin))
-                item = _NUMPY.get(tensor.dtype)
-                if min(tensor.shape, default=0) < 0 or (item and math.prod(tensor.shape) * item.itemsize != end - begin):
-                    raise ConversionError(f"{path}: tensor {name} has {end - begin} bytes for shape {entry['shape']}")
+                shape = tuple(int(n) for n in entry["shape"])
+                tensor = StoredTensor(path, str(entry["dtype"]), shape, 8 + length + int(begin))
+                item_bytes = _NUMPY[tensor.dtype].itemsize if tensor.dtype in _NUMPY else None
+                if min(shape, default=0) < 0 or item_bytes and math.prod(shape) * item_bytes != end - begin:
+                    raise ConversionError(f"{path}: tensor {name} has {end - begin} bytes for shape {list(shape)}")
                 tensors[name] = tensor
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConversionError(f"{path}: its header is damaged: {error!r}") from error

@@ -3,6 +3,7 @@
 A family function returns a Plan: our config and every output tensor with the rows of the checkpoint it is made of."""
 
 import dataclasses
+import math
 import pathlib
 
 import numpy as np
@@ -36,39 +37,48 @@ class Builder:
 
     def __init__(self, checkpoint: Checkpoint):
         self.checkpoint = checkpoint
-        self.present = set(checkpoint.names())
-        self.used: set[str] = set()
+        self.unused = set(checkpoint.names())
+        self.present = frozenset(self.unused)
         self.outputs: list[Output] = []
 
     def has(self, name: str) -> bool:
         return name in self.present
 
-    def _source(self, name: str, width: int, rows: int) -> None:
+    def ignore(self, *names: str) -> None:
+        """Tensors that repeat others, or that can be computed."""
+        self.unused.difference_update(names)
+
+    def refuse_unused(self) -> None:
+        left = sorted(name for name in self.unused if not name.endswith(".inv_freq"))  # RoPE's table is computed
+        if left:
+            more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+            raise ConversionError(
+                f"the checkpoint has tensors that this architecture has not: {', '.join(left[:3])}{more} "
+                "(--ignore-unknown converts all the same)"
+            )
+
+    def _source(self, name: str, expected: list[int]) -> None:
+        """`expected`: rows and width, or the length of a vector."""
         if name not in self.present:
             raise ConversionError(f"the checkpoint has no tensor {name}")
         shape = self.checkpoint.shape(name)
-        actual_width = shape[-1] if len(shape) > 1 else 1
-        actual_rows = int(np.prod(shape)) // max(actual_width, 1)
-        if actual_width != width or actual_rows < rows:
-            raise ConversionError(f"tensor {name} has shape {list(shape)}, the configuration asks for {rows} rows of {width}")
-        self.used.add(name)
+        actual = [math.prod(shape[:-1]), shape[-1]] if len(shape) > 1 else list(shape)
+        if actual != expected:
+            raise ConversionError(f"tensor {name} has shape {list(shape)}, the configuration asks for {expected}")
+        self.unused.discard(name)
 
-    def matrix(self, name: str, rows: int, cols: int, source: str, index=None, first_row=0, total_rows=None, weight=True):
-        """`rows` x `cols` from row `first_row` of `source`, or from the rows `index`."""
-        self._source(source, cols, total_rows or first_row + rows)
-        if index is None:
-            if total_rows is None and first_row == 0:
-                shape = self.checkpoint.shape(source)
-                if int(np.prod(shape)) != rows * cols:
-                    raise ConversionError(
-                        f"tensor {source} has shape {list(shape)}, the configuration asks for [{rows}, {cols}]"
-                    )
-            index = slice(first_row, first_row + rows)
+    def matrix(
+        self, name: str, rows: int, cols: int, source: str, index=None, *, first_row=0, total_rows=None, weight=True
+    ) -> None:
+        """`rows` x `cols` from row `first_row` of the `total_rows` (default: `rows`) of `source`, or its rows `index`."""
+        self._source(source, [total_rows or rows, cols])
+        index = slice(first_row, first_row + rows) if index is None else index
         self.outputs.append(Output(name, (rows, cols), source, index, weight))
 
-    def vector(self, name: str, size: int, source: str, index=None, first_row=0):
-        self._source(source, 1, first_row + size)
-        self.outputs.append(Output(name, (size,), source, slice(first_row, first_row + size) if index is None else index, False))
+    def vector(self, name: str, size: int, source: str, index=None, *, first_row=0, total_rows=None) -> None:
+        self._source(source, [total_rows or size])
+        index = slice(first_row, first_row + size) if index is None else index
+        self.outputs.append(Output(name, (size,), source, index, False))
 
 
 def _base_config(c: HfConfig, *, eps_key: str = "rms_norm_eps", bias: bool, rotary: float) -> dict:
@@ -105,14 +115,15 @@ def _no_sliding_window(c: HfConfig) -> None:
 
 
 def _interleave_rows(heads: int, head_dim: int) -> np.ndarray:
-    """Rows of q or k so that the halves' pairs (j, j + head_dim/2) lie side by side: Llama as distributed-llama has it."""
+    """Rows of q or k so that the pairs (j, j + head_dim/2) lie side by side: Llama as distributed-llama has it."""
     rows = np.arange(heads * head_dim).reshape(heads, 2, head_dim // 2)
     return rows.swapaxes(1, 2).reshape(-1)
 
 
 def _attention(b: Builder, cfg: dict, src: str, dst: str, *, interleave: bool = False, qk_norm: bool = False) -> None:
     hidden, head_dim = cfg["hidden_size"], cfg["head_dim"]
-    for letter, heads in (("q", cfg["num_attention_heads"]), ("k", cfg["num_key_value_heads"]), ("v", cfg["num_key_value_heads"])):
+    heads_of = {"q": cfg["num_attention_heads"], "k": cfg["num_key_value_heads"], "v": cfg["num_key_value_heads"]}
+    for letter, heads in heads_of.items():
         index = _interleave_rows(heads, head_dim) if interleave and letter != "v" else None
         b.matrix(f"{dst}attn.{letter}.weight", heads * head_dim, hidden, f"{src}self_attn.{letter}_proj.weight", index)
         if cfg["attention_bias"]:
@@ -154,16 +165,18 @@ def _ends(b: Builder, cfg: dict, layers) -> None:
     b.matrix("token_embedding.weight", cfg["vocab_size"], cfg["hidden_size"], "model.embed_tokens.weight")
     layers()
     b.vector("final_norm.weight", cfg["hidden_size"], "model.norm.weight")
-    if not cfg["tie_word_embeddings"]:
+    if cfg["tie_word_embeddings"]:
+        b.ignore("lm_head.weight")
+    else:
         b.matrix("head.weight", cfg["vocab_size"], cfg["hidden_size"], "lm_head.weight")
 
 
 def llama(c: HfConfig, b: Builder) -> Plan:
     c.expect("mlp_bias", False)
+    c.expect("attention_bias", False)
+    c.expect("partial_rotary_factor", 1.0)
     _no_sliding_window(c)
-    cfg = _base_config(c, bias=bool(c.get("attention_bias", False)), rotary=1.0)
-    if cfg["attention_bias"]:
-        raise c.error("attention_bias", "a Llama whose attention has biases is not supported")
+    cfg = _base_config(c, bias=False, rotary=1.0)
 
     def layers():
         for i in range(cfg["num_hidden_layers"]):
@@ -179,10 +192,10 @@ def llama(c: HfConfig, b: Builder) -> Plan:
 
 def qwen3(c: HfConfig, b: Builder) -> Plan:
     moe = c.need("architectures")[0] == "Qwen3MoeForCausalLM"
+    c.expect("attention_bias", False)
+    c.expect("partial_rotary_factor", 1.0)
     _no_sliding_window(c)
-    cfg = _base_config(c, bias=bool(c.get("attention_bias", False)), rotary=1.0)
-    if cfg["attention_bias"]:
-        raise c.error("attention_bias", "a Qwen3 whose attention has biases is not supported")
+    cfg = _base_config(c, bias=False, rotary=1.0)
     if moe:
         c.expect("decoder_sparse_step", 1)
         c.expect("mlp_only_layers", [])
@@ -207,7 +220,8 @@ def qwen3(c: HfConfig, b: Builder) -> Plan:
             _attention(b, cfg, src, dst, qk_norm=True)
             b.vector(f"{dst}ffn_norm.weight", cfg["hidden_size"], f"{src}post_attention_layernorm.weight")
             if moe:
-                b.matrix(f"{dst}moe.router.weight", cfg["n_routed_experts"], cfg["hidden_size"], f"{src}mlp.gate.weight", weight=False)
+                n, hidden = cfg["n_routed_experts"], cfg["hidden_size"]
+                b.matrix(f"{dst}moe.router.weight", n, hidden, f"{src}mlp.gate.weight", weight=False)
                 _experts(b, cfg, f"{src}mlp.", f"{dst}moe.")
             else:
                 _mlp(b, cfg["hidden_size"], cfg["intermediate_size"], f"{src}mlp.", f"{dst}ffn.")
@@ -220,7 +234,10 @@ def glm(c: HfConfig, b: Builder) -> Plan:
     """GlmForCausalLM (glm-4-9b-chat-hf, GLM-Edge) and Glm4ForCausalLM (0414, Z1), which adds sandwich norms."""
     sandwich = c.need("architectures")[0] == "Glm4ForCausalLM"
     cfg = _base_config(c, bias=bool(c.get("attention_bias", False)), rotary=c.partial_rotary_factor(0.5))
-    c.get("num_nextn_predict_layers")  # such layers of a dense GLM are not converted
+    # The next-token layers of a dense GLM are not converted.
+    for i in range(c.get("num_nextn_predict_layers", 0)):
+        prefix = f"model.layers.{cfg['num_hidden_layers'] + i}."
+        b.ignore(*(name for name in b.present if name.startswith(prefix)))
 
     def layers():
         hidden = cfg["hidden_size"]
@@ -271,6 +288,7 @@ def glm4moe(c: HfConfig, b: Builder) -> Plan:
             b.vector(f"{dst}nextn.hidden_norm.weight", hidden, f"{src}hnorm.weight")
             b.matrix(f"{dst}nextn.proj.weight", hidden, 2 * hidden, f"{src}eh_proj.weight")
             b.vector(f"{dst}nextn.head_norm.weight", hidden, f"{src}shared_head.norm.weight")
+            b.ignore(f"{src}embed_tokens.weight", f"{src}shared_head.head.weight")  # repeat the main ones
         b.vector(f"{dst}attn_norm.weight", hidden, f"{src}input_layernorm.weight")
         _attention(b, cfg, src, dst, qk_norm=cfg["use_qk_norm"])
         b.vector(f"{dst}ffn_norm.weight", hidden, f"{src}post_attention_layernorm.weight")
@@ -300,6 +318,7 @@ def chatglm(c: HfConfig, b: Builder) -> Plan:
 
 def _chatglm1(c: HfConfig, b: Builder) -> Plan:
     c.expect("position_encoding_2d", True)
+    c.expect("pre_seq_len", 0)
     hidden, heads, inner = c.need("hidden_size"), c.need("num_attention_heads"), c.need("inner_hidden_size")
     head_dim, vocab = hidden // heads, c.need("vocab_size")
     # The oldest checkpoints keep 20000 image tokens before the text's and do not name the special ids.
@@ -327,25 +346,28 @@ def _chatglm1(c: HfConfig, b: Builder) -> Plan:
     }
     fused_rows = np.arange(3 * hidden).reshape(heads, 3, head_dim)  # per head: q, k, v
 
-    def both(name: str, rows: int, cols: int | None, source: str, index=None) -> None:
+    def norm(name: str, source: str) -> None:
         for kind in ("weight", "bias"):
-            if kind == "weight" and cols is not None:
-                b.matrix(f"{name}.{kind}", rows, cols, f"{source}.{kind}", index, total_rows=None if index is None else 3 * hidden)
-            else:
-                b.vector(f"{name}.{kind}", rows, f"{source}.{kind}", index)
+            b.vector(f"{name}.{kind}", hidden, f"{source}.{kind}")
+
+    def linear(name: str, rows: int, cols: int, source: str, index=None) -> None:
+        total = rows if index is None else 3 * hidden
+        b.matrix(f"{name}.weight", rows, cols, f"{source}.weight", index, total_rows=total)
+        b.vector(f"{name}.bias", rows, f"{source}.bias", index, total_rows=total)
 
     b.matrix("token_embedding.weight", vocab, hidden, "transformer.word_embeddings.weight")
     for i in range(cfg["num_hidden_layers"]):
         src, dst = f"transformer.layers.{i}.", f"layers.{i}."
-        both(f"{dst}attn_norm", hidden, None, f"{src}input_layernorm")
+        norm(f"{dst}attn_norm", f"{src}input_layernorm")
         for j, letter in enumerate("qkv"):
-            both(f"{dst}attn.{letter}", hidden, hidden, f"{src}attention.query_key_value", fused_rows[:, j].reshape(-1))
-        both(f"{dst}attn.o", hidden, hidden, f"{src}attention.dense")
-        both(f"{dst}ffn_norm", hidden, None, f"{src}post_attention_layernorm")
-        both(f"{dst}ffn.up", inner, hidden, f"{src}mlp.dense_h_to_4h")
-        both(f"{dst}ffn.down", hidden, inner, f"{src}mlp.dense_4h_to_h")
-        b.used.add(f"{src}attention.rotary_emb.inv_freq")
-    both("final_norm", hidden, None, "transformer.final_layernorm")
+            linear(
+                f"{dst}attn.{letter}", hidden, hidden, f"{src}attention.query_key_value", fused_rows[:, j].reshape(-1)
+            )
+        linear(f"{dst}attn.o", hidden, hidden, f"{src}attention.dense")
+        norm(f"{dst}ffn_norm", f"{src}post_attention_layernorm")
+        linear(f"{dst}ffn.up", inner, hidden, f"{src}mlp.dense_h_to_4h")
+        linear(f"{dst}ffn.down", hidden, inner, f"{src}mlp.dense_4h_to_h")
+    norm("final_norm", "transformer.final_layernorm")
     # The head repeats the embedding; some checkpoints leave it out.
     head = "lm_head.weight" if b.has("lm_head.weight") else "transformer.word_embeddings.weight"
     b.matrix("head.weight", vocab, hidden, head)
@@ -359,6 +381,7 @@ def _chatglm2(c: HfConfig, b: Builder) -> Plan:
         "apply_residual_connection_post_layernorm": False,
     }.items():  # fmt: skip
         c.expect(key, value)
+    c.expect("pre_seq_len", 0)
     hidden, heads, head_dim = c.need("hidden_size"), c.need("num_attention_heads"), c.need("kv_channels")
     groups, width = c.need("multi_query_group_num"), c.need("ffn_hidden_size")
     bias = bool(c.get("add_qkv_bias", False))
@@ -382,7 +405,6 @@ def _chatglm2(c: HfConfig, b: Builder) -> Plan:
     }
     c.get("vocab_size")
     b.matrix("token_embedding.weight", cfg["vocab_size"], hidden, "transformer.embedding.word_embeddings.weight")
-    b.used.add("transformer.rotary_pos_emb.inv_freq")
     fused = (heads + 2 * groups) * head_dim
     for i in range(cfg["num_hidden_layers"]):
         src, dst = f"transformer.encoder.layers.{i}.", f"layers.{i}."
@@ -392,7 +414,7 @@ def _chatglm2(c: HfConfig, b: Builder) -> Plan:
             rows, source = count * head_dim, f"{src}self_attention.query_key_value"
             b.matrix(f"{dst}attn.{letter}.weight", rows, hidden, f"{source}.weight", first_row=first, total_rows=fused)
             if bias:
-                b.vector(f"{dst}attn.{letter}.bias", rows, f"{source}.bias", first_row=first)
+                b.vector(f"{dst}attn.{letter}.bias", rows, f"{source}.bias", first_row=first, total_rows=fused)
             first += rows
         b.matrix(f"{dst}attn.o.weight", hidden, heads * head_dim, f"{src}self_attention.dense.weight")
         b.vector(f"{dst}ffn_norm.weight", hidden, f"{src}post_attention_layernorm.weight")
@@ -427,7 +449,9 @@ def plan_of(config: HfConfig, checkpoint: Checkpoint, ignore_unknown: bool = Fal
     names = config.get("architectures") or ["(none)"]
     if names[0] not in FAMILIES:
         raise ConversionError(f"{config.path}: architecture {names[0]} is not supported ({', '.join(FAMILIES)})")
-    plan = FAMILIES[names[0]](config, Builder(checkpoint))
+    builder = Builder(checkpoint)
+    plan = FAMILIES[names[0]](config, builder)
     if not ignore_unknown:
         config.refuse_unknown()
+        builder.refuse_unused()
     return plan

@@ -13,9 +13,9 @@ HARMLESS = {
     "dropout", "bos_token_id", "pad_token_id", "pretraining_tp", "router_aux_loss_coef", "output_router_logits",
     "rms_norm_eps", "id2label", "label2id", "task_specific_params", "unsloth_fixed", "unsloth_version",
     "max_window_layers", "bias_dropout_fusion", "classifier_dropout", "fp32_residual_connection", "original_rope",
-    "attention_softmax_in_fp32", "apply_query_key_layer_scaling", "pre_seq_len", "prefix_projection", "head_dim",
+    "attention_softmax_in_fp32", "apply_query_key_layer_scaling", "prefix_projection", "head_dim",
     "kv_channels", "num_layers", "num_hidden_layers", "seq_length", "tie_word_embeddings", "router_jitter_noise",
-    "mtp_loss_scaling_factor", "quantization_bit", "partial_rotary_factor", "layer_norm_eps", "return_dict",
+    "mtp_loss_scaling_factor", "quantization_bit", "layer_norm_eps", "return_dict",
 }  # fmt: skip
 
 
@@ -82,17 +82,20 @@ class HfConfig:
         if theta is None:
             raise ConversionError(f"{self.path}: rope_theta is missing")
         kind = scaling.get("rope_type", scaling.get("type", "default"))
-        known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", "factor", "original_max_position_embeddings"}
+        known = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
         if kind == "default":
             result = None
         elif kind == "llama3":
-            known |= {"low_freq_factor", "high_freq_factor"}
-            result = {"type": "llama3"} | {
-                key: float(scaling[key])
-                for key in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-            }
+            keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+            known |= set(keys)
+            for key in keys:
+                if key not in scaling:
+                    raise ConversionError(f"{self.path}: rope scaling has no {key}")
+            result = {"type": "llama3"} | {key: float(scaling[key]) for key in keys}
         elif kind == "yarn":
-            known |= {"beta_fast", "beta_slow", "attention_factor", "truncate"}
+            known |= {"factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor"}
+            if not scaling.get("factor"):
+                raise ConversionError(f"{self.path}: rope scaling has no factor")
             factor = float(scaling["factor"])
             original = scaling.get("original_max_position_embeddings") or self.need("max_position_embeddings")
             result = {
