@@ -12,18 +12,27 @@ namespace {
 
 constexpr int kMaxRanks = 64;
 
-/// Cuts [0, total) at multiples of `unit` in proportion to the nodes' weights. The last cut is at `total`, which need
-/// not be a multiple.
+/// Deals `n` equal pieces: each goes to the node that would be done with it first, since the slowest decides how long a
+/// step takes. Where two would be done at once it is the later one's: the first, the root, also samples.
+std::vector<int> deal(int n, const std::vector<NodeSpec>& nodes) {
+    std::vector<int> counts(nodes.size(), 0);
+    for (int piece = 0; piece < n; piece++) {
+        size_t best = 0;
+        const auto done = [&](size_t rank) { return (counts[rank] + 1) / nodes[rank].weight; };
+        for (size_t rank = 1; rank < nodes.size(); rank++)
+            if (done(rank) <= done(best)) best = rank;
+        counts[best]++;
+    }
+    return counts;
+}
+
+/// Cuts [0, total) at multiples of `unit`, of which each node gets what it is dealt. The last cut is at `total`, which
+/// need not be a multiple.
 std::vector<Span> cut(int total, int unit, const std::vector<NodeSpec>& nodes) {
-    const int units = (total + unit - 1) / unit;
-    double sum = 0.0;
-    for (const NodeSpec& node : nodes) sum += node.weight;
     std::vector<Span> spans;
-    double passed = 0.0;
     int begin = 0;
-    for (const NodeSpec& node : nodes) {
-        passed += node.weight;
-        const int end = std::min(total, unit * static_cast<int>(std::lround(passed / sum * units)));
+    for (const int units : deal((total + unit - 1) / unit, nodes)) {
+        const int end = std::min(total, begin + units * unit);
         spans.push_back({begin, end});
         begin = end;
     }

@@ -1,0 +1,269 @@
+// What must hold of every plan, for the shapes of real models: nothing is lost, nothing is computed twice, and no rank
+// gets more than it can do or hold.
+
+#include "parallel/shard-plan.hpp"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <unordered_map>
+
+#include "base/errors.hpp"
+#include "engine/cluster-setup.hpp"
+#include "model/weights.hpp"
+#include "tensor/blocks.hpp"
+#include "tiny-model.hpp"
+
+namespace dllama {
+
+namespace {
+
+struct Shape {
+    int hidden, layers, heads, kvHeads, headDim, ffn, vocab;
+};
+struct Mixture {
+    int experts = 0, chosen = 0, shared = 0, width = 0, firstLayer = 0;
+};
+
+Architecture model(const std::string& family, const Shape& s, const Mixture& m = {}) {
+    ModelConfig c = test::tinyConfig("llama");
+    c.architecture = family;
+    c.hiddenSize = s.hidden;
+    c.nLayers = s.layers;
+    c.nHeads = s.heads;
+    c.nKvHeads = s.kvHeads;
+    c.headDim = c.rotaryDim = s.headDim;
+    c.intermediateSize = s.ffn;
+    c.vocabSize = s.vocab;
+    c.attentionBias = family.starts_with("glm") || family == "chatglm";
+    c.nRoutedExperts = m.experts;
+    c.nExpertsPerToken = m.chosen;
+    c.nSharedExperts = m.shared;
+    c.moeIntermediateSize = m.width;
+    c.firstMoeLayer = m.firstLayer;
+    if (family == "chatglm") c.hiddenAct = "gelu_tanh";
+    return makeArchitecture(c);
+}
+
+/// Every family, in real sizes. Layers of a kind are cut alike, so two of each kind stand for all.
+std::vector<std::pair<std::string, Architecture>> models() {
+    std::vector<std::pair<std::string, Architecture>> all = {
+        {"ChatGLM-6B", model("chatglm", {4096, 2, 32, 32, 128, 16384, 130528})},
+        {"ChatGLM3-6B", model("glm", {4096, 2, 32, 2, 128, 13696, 65024})},
+        {"GLM-4-9B", model("glm4", {4096, 2, 32, 2, 128, 13696, 151552})},
+        {"GLM-4-32B", model("glm4", {6144, 2, 48, 2, 128, 23040, 151552})},
+        {"INTELLECT-3", model("glm4moe", {4096, 3, 96, 8, 128, 10944, 151552}, {128, 8, 1, 1408, 1})},
+        {"GLM-4.5", model("glm4moe", {5120, 5, 96, 8, 128, 12288, 151552}, {160, 8, 1, 1536, 3})},
+        {"Llama-2-7B", model("llama", {4096, 2, 32, 32, 128, 11008, 32000})},
+        {"Llama-3.2-1B", model("llama", {2048, 2, 32, 8, 64, 8192, 128256})},
+        {"Qwen3-0.6B", model("qwen3", {1024, 2, 16, 8, 128, 3072, 151936})},
+        {"Qwen3-30B-A3B", model("qwen3moe", {2048, 2, 32, 4, 128, 6144, 151936}, {128, 8, 0, 768, 0})},
+        // Heads narrower than a block, a vocabulary that is no multiple of one.
+        {"narrow", model("llama", {96, 2, 12, 6, 24, 224, 1009})},
+    };
+    Architecture tied = model("glm", {2048, 2, 16, 4, 128, 6144, 59264});
+    tied.config.tieEmbeddings = true;
+    all.emplace_back("GLM-Edge-1.5B", tied);
+    return all;
+}
+
+constexpr double kWeights[] = {1.0, 0.4, 2.5, 1.0, 0.1, 1.7, 3.0, 0.9, 1.1, 0.25, 1.0, 5.0, 0.75, 1.3, 0.6, 2.0};
+
+std::vector<NodeSpec> evenNodes(int n) {
+    return std::vector<NodeSpec>(n);
+}
+
+std::vector<NodeSpec> unevenNodes(int n) {
+    std::vector<NodeSpec> nodes;
+    for (int i = 0; i < n; i++) nodes.push_back({kWeights[i % std::size(kWeights)]});
+    return nodes;
+}
+
+/// Calls body with every plan that is worth a look. Failures inside name the model, the nodes and the placement.
+template <typename Body>
+void forEachPlan(const Body& body) {
+    std::vector<int> counts(16);
+    std::iota(counts.begin(), counts.end(), 1);
+    counts.push_back(64);
+    for (const auto& [name, arch] : models())
+        for (int n : counts)
+            for (const bool even : {true, false})
+                for (const auto placement : {ExpertPlacement::Sliced, ExpertPlacement::Whole}) {
+                    if (placement == ExpertPlacement::Whole && !arch.config.isMixture()) continue;
+                    SCOPED_TRACE(fmt::format("{}, {} {} nodes, experts {}", name, n, even ? "even" : "uneven",
+                                             placement == ExpertPlacement::Whole ? "whole" : "sliced"));
+                    const std::vector<NodeSpec> nodes = even ? evenNodes(n) : unevenNodes(n);
+                    body(arch, nodes, makeShardPlan(arch, nodes, placement));
+                    if (::testing::Test::HasFailure()) return;
+                }
+}
+
+constexpr Span RankShare::*kParts[] = {&RankShare::heads, &RankShare::ffn, &RankShare::experts, &RankShare::shared,
+                                       &RankShare::vocabulary};
+
+/// How many of the pieces that a part is cut into a rank has. The last piece of a vocabulary may be a small one.
+int units(const Architecture& arch, const ShardPlan& plan, int rank, Span RankShare::*part) {
+    const int heads = kBlockValues / std::gcd(kBlockValues, arch.config.headDim);
+    const int unit = part == &RankShare::heads ? heads : kBlockValues;
+    return ((plan.share(rank).*part).size() + unit - 1) / unit;
+}
+
+/// The weights of a model as Q40, without a byte of them.
+class Shapes final : public TensorSource {
+  public:
+    explicit Shapes(const Architecture& arch) {
+        for (const TensorDecl& d : declareTensors(arch))
+            tensors_[d.name] = {d.name, d.isWeight ? DType::Q40 : DType::F32, d.rows, d.cols};
+    }
+    const TensorInfo& info(std::string_view name) const override { return tensors_.at(std::string(name)); }
+    bool has(std::string_view name) const override { return tensors_.contains(std::string(name)); }
+    std::span<const std::byte> read(const TensorSlice&, std::vector<std::byte>&) const override { return {}; }
+    bool isMapped(const TensorSlice&) const override { return false; }
+    void release(const TensorSlice&) const override {}
+
+  private:
+    std::unordered_map<std::string, TensorInfo> tensors_;
+};
+
+}  // namespace
+
+TEST(ShardPlan, SlicesTileEveryTensor) {
+    forEachPlan([](const Architecture& arch, const std::vector<NodeSpec>& nodes, const ShardPlan& plan) {
+        const int n = static_cast<int>(nodes.size());
+        ASSERT_EQ(plan.nRanks(), n);
+        for (const TensorDecl& tensor : declareTensors(arch)) {
+            int64_t rowEnd = 0, colEnd = 0, cells = 0;
+            int holders = 0;
+            for (int rank = 0; rank < n; rank++) {
+                const auto slice = plan.slice(tensor, rank);
+                if (!slice) continue;
+                holders++;
+                ASSERT_EQ(slice->name, tensor.name);
+                ASSERT_GT(slice->rows(), 0) << tensor.name;
+                ASSERT_GT(slice->cols(), 0) << tensor.name;
+                ASSERT_LE(slice->rowEnd, tensor.rows) << tensor.name;
+                ASSERT_LE(slice->colEnd, tensor.cols) << tensor.name;
+                // A matrix is stored in blocks along its columns.
+                if (tensor.isWeight) {
+                    ASSERT_EQ(slice->colBegin % kBlockValues, 0) << tensor.name;
+                    ASSERT_TRUE(slice->colEnd % kBlockValues == 0 || slice->colEnd == tensor.cols) << tensor.name;
+                }
+                const bool whole = slice->rows() == tensor.rows && slice->cols() == tensor.cols;
+                // Where a part begins the one before it has ended; KV heads may be shared by neighbours.
+                const bool byRows = slice->cols() == tensor.cols;
+                const int64_t begin = byRows ? slice->rowBegin : slice->colBegin;
+                const int64_t before = byRows ? rowEnd : colEnd;
+                const int64_t shared = tensor.cut == Cut::KvHeads ? before - begin : 0;
+                if (!whole) {
+                    ASSERT_GE(shared, 0) << tensor.name;
+                    ASSERT_EQ(begin + shared, before) << tensor.name;
+                }
+                rowEnd = slice->rowEnd;
+                colEnd = slice->colEnd;
+                cells += slice->rows() * slice->cols();
+            }
+            ASSERT_EQ(rowEnd, tensor.rows) << tensor.name;
+            ASSERT_EQ(colEnd, tensor.cols) << tensor.name;
+            const int64_t all = tensor.rows * tensor.cols;
+            if (tensor.cut == Cut::Replicated) {
+                ASSERT_EQ(holders, n) << tensor.name;
+                ASSERT_EQ(cells, n * all) << tensor.name;
+            } else if (tensor.cut == Cut::KvHeads) {
+                ASSERT_GE(cells, all) << tensor.name;
+            } else {
+                ASSERT_EQ(cells, all) << tensor.name;
+            }
+        }
+    });
+}
+
+TEST(ShardPlan, AttentionFindsItsKvHeads) {
+    forEachPlan([](const Architecture& arch, const std::vector<NodeSpec>&, const ShardPlan& plan) {
+        const int group = arch.config.nHeads / arch.config.nKvHeads;
+        for (int rank = 0; rank < plan.nRanks(); rank++) {
+            const RankShare& share = plan.share(rank);
+            const AttentionShape shape = plan.attentionShape(rank);
+            ASSERT_EQ(shape.nHeads, share.heads.size());
+            ASSERT_EQ(shape.nKvHeads, share.kvHeads.size());
+            for (int head = 0; head < shape.nHeads; head++) {
+                const int kvHead = (head + shape.headOffset) / shape.group;
+                ASSERT_EQ(share.kvHeads.begin + kvHead, (share.heads.begin + head) / group);
+                ASSERT_LT(kvHead, shape.nKvHeads);
+            }
+            // No KV head that nobody reads.
+            if (shape.nHeads == 0) continue;
+            ASSERT_EQ(share.kvHeads.end - 1, (share.heads.end - 1) / group);
+        }
+    });
+}
+
+TEST(ShardPlan, BytesAddUp) {
+    forEachPlan([](const Architecture& arch, const std::vector<NodeSpec>& nodes, const ShardPlan& plan) {
+        const Shapes shapes(arch);
+        size_t once = 0, everywhere = 0, kvRows = 0, kvBytes = 0;
+        for (const TensorDecl& tensor : declareTensors(arch)) {
+            const size_t bytes = shapes.info(tensor.name).bytes();
+            if (tensor.cut == Cut::Replicated)
+                everywhere += bytes;
+            else if (tensor.cut == Cut::KvHeads)
+                kvBytes += bytes;
+            else if (tensor.cut != Cut::RootOnly || arch.config.tieEmbeddings)
+                once += bytes;
+        }
+        size_t sum = 0;
+        for (int rank = 0; rank < plan.nRanks(); rank++) {
+            size_t ofRank = 0;
+            for (const TensorSlice& slice : rankSlices(arch, plan, rank))
+                ofRank += slice.rows() * storedBytes(shapes.info(slice.name).dtype, slice.cols());
+            ASSERT_EQ(ofRank, storedWeightBytes(arch, plan, rank, shapes)) << "rank " << rank;
+            sum += ofRank;
+            kvRows += plan.share(rank).kvHeads.size();
+        }
+        const size_t expected = once + everywhere * nodes.size() + kvBytes / arch.config.nKvHeads * kvRows;
+        ASSERT_EQ(sum, expected);
+    });
+}
+
+TEST(ShardPlan, SlowNodesGetLess) {
+    forEachPlan([](const Architecture& arch, const std::vector<NodeSpec>& nodes, const ShardPlan& plan) {
+        for (int a = 0; a < plan.nRanks(); a++)
+            for (int b = 0; b < plan.nRanks(); b++)
+                for (const auto part : kParts) {
+                    if (nodes[a].weight >= nodes[b].weight) continue;
+                    ASSERT_LE(units(arch, plan, a, part), units(arch, plan, b, part))
+                        << "rank " << a << " of weight " << nodes[a].weight << ", rank " << b << " of "
+                        << nodes[b].weight;
+                }
+    });
+    const Architecture arch = model("glm4", {4096, 2, 32, 2, 128, 13696, 151552});
+    const ShardPlan plan = makeShardPlan(arch, {{2.0}, {1.0}, {1.0}});
+    const Shapes shapes(arch);
+    EXPECT_EQ(plan.share(0).heads.size(), 16);
+    EXPECT_EQ(plan.share(0).ffn.size(), 6848);
+    EXPECT_NEAR(static_cast<double>(storedWeightBytes(arch, plan, 0, shapes)) /
+                    static_cast<double>(storedWeightBytes(arch, plan, 1, shapes)),
+                2.0, 0.05);
+}
+
+/// The slowest rank decides how long a step takes: no plan in whole units may be faster.
+TEST(ShardPlan, NoRankWorksLongerThanNeeded) {
+    forEachPlan([](const Architecture& arch, const std::vector<NodeSpec>& nodes, const ShardPlan& plan) {
+        for (const auto part : kParts) {
+            const bool whole = plan.share(0).experts.size() == arch.config.moeIntermediateSize;
+            if (part == &RankShare::experts && whole) continue;
+            double longest = 0.0;
+            for (int rank = 0; rank < plan.nRanks(); rank++)
+                longest = std::max(longest, units(arch, plan, rank, part) / nodes[rank].weight);
+            // Whoever works longest could not have given a unit away: nobody else would be done with it before.
+            for (int rank = 0; rank < plan.nRanks(); rank++)
+                ASSERT_GE((units(arch, plan, rank, part) + 1) / nodes[rank].weight, longest * (1.0 - 1e-9))
+                    << "rank " << rank;
+        }
+    });
+}
+
+}  // namespace dllama
