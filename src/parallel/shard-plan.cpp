@@ -39,21 +39,24 @@ std::vector<Span> cut(int total, int unit, const std::vector<NodeSpec>& nodes) {
     return spans;
 }
 
-/// The most used expert first, each goes to the rank that would be done with its experts first.
+/// Each rank gets as many experts as its speed asks for, so that memory is shared as the work is, whatever the use. The
+/// most used expert first, each goes to the rank with room that would be done with its experts first.
 std::vector<int> placeExperts(int nExperts, const std::vector<double>& use, const std::vector<NodeSpec>& nodes) {
     std::vector<int> order(nExperts);
     std::iota(order.begin(), order.end(), 0);
     const auto load = [&](int expert) { return use.empty() ? 1.0 : use[expert]; };
     std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return load(a) > load(b); });
-    std::vector<double> done(nodes.size(), 0.0);
+    std::vector<int> room = deal(nExperts, nodes);
+    std::vector<double> busy(nodes.size(), 0.0);
     std::vector<int> owners(nExperts);
     for (int expert : order) {
-        size_t best = 0;
-        const auto end = [&](size_t rank) { return (done[rank] + load(expert)) / nodes[rank].weight; };
-        for (size_t rank = 1; rank < nodes.size(); rank++)
-            if (end(rank) < end(best)) best = rank;
-        done[best] += load(expert);
-        owners[expert] = static_cast<int>(best);
+        int best = -1;
+        const auto done = [&](int rank) { return (busy[rank] + load(expert)) / nodes[rank].weight; };
+        for (int rank = 0; rank < static_cast<int>(nodes.size()); rank++)
+            if (room[rank] > 0 && (best < 0 || done(rank) < done(best))) best = rank;
+        room[best]--;
+        busy[best] += load(expert);
+        owners[expert] = best;
     }
     return owners;
 }
@@ -93,6 +96,10 @@ ShardPlan makeShardPlan(const Architecture& arch, const std::vector<NodeSpec>& n
             if (!ofLayer.empty() && ofLayer.size() != static_cast<size_t>(c.nRoutedExperts))
                 throw ConfigError("the recorded use of layer {} has {} experts, the model {}", layer, ofLayer.size(),
                                   c.nRoutedExperts);
+            for (double times : ofLayer)
+                if (!(times >= 0.0 && std::isfinite(times)))
+                    throw ConfigError("the recorded use of layer {} has an expert that was chosen {} times", layer,
+                                      times);
             plan.owners_.push_back(placeExperts(c.nRoutedExperts, ofLayer, nodes));
         }
     }

@@ -266,4 +266,98 @@ TEST(ShardPlan, NoRankWorksLongerThanNeeded) {
     });
 }
 
+/// For each rank how many of a layer's experts it owns, and the sum of their recorded use.
+struct Owned {
+    std::vector<int> experts;
+    std::vector<double> use;
+};
+
+Owned ownedOf(const Architecture& arch, const ShardPlan& plan, int layer, const std::vector<double>& use) {
+    Owned owned{std::vector<int>(plan.nRanks()), std::vector<double>(plan.nRanks())};
+    for (const TensorDecl& tensor : declareTensors(arch)) {
+        if (tensor.layer != layer || tensor.expert < 0 || !tensor.name.ends_with("up.weight")) continue;
+        for (int rank = 0; rank < plan.nRanks(); rank++) {
+            if (!plan.slice(tensor, rank)) continue;
+            owned.experts[rank]++;
+            owned.use[rank] += use[tensor.expert];
+        }
+    }
+    return owned;
+}
+
+/// A few experts do most of the work, as it is recorded of real models; some are never chosen.
+std::vector<double> skewedUse(int nExperts, unsigned seed) {
+    std::mt19937 random(seed);
+    std::vector<double> use(nExperts);
+    for (int e = 0; e < nExperts; e++) use[e] = e < nExperts / 4 ? 0.0 : 1000.0 / (1.0 + e - nExperts / 4.0);
+    std::shuffle(use.begin(), use.end(), random);
+    return use;
+}
+
+TEST(ShardPlan, WholeExpertsAreBalancedByUse) {
+    const Architecture arch = model("glm4moe", {4096, 3, 96, 8, 128, 10944, 151552}, {128, 8, 1, 1408, 1});
+    // The dense first layer has no use; each other layer has its own.
+    const ExpertUse use = {{}, skewedUse(128, 1), skewedUse(128, 2)};
+    for (int n = 1; n <= 16; n++)
+        for (const bool even : {true, false}) {
+            SCOPED_TRACE(fmt::format("{} {} nodes", n, even ? "even" : "uneven"));
+            const std::vector<NodeSpec> nodes = even ? evenNodes(n) : unevenNodes(n);
+            const ShardPlan plan = makeShardPlan(arch, nodes, ExpertPlacement::Whole, use);
+            double speed = 0.0;
+            for (const NodeSpec& node : nodes) speed += node.weight;
+            for (const int layer : {1, 2}) {
+                const Owned owned = ownedOf(arch, plan, layer, use[layer]);
+                EXPECT_EQ(std::accumulate(owned.experts.begin(), owned.experts.end(), 0), 128);
+                const double total = std::accumulate(owned.use.begin(), owned.use.end(), 0.0);
+                const double largest = *std::max_element(use[layer].begin(), use[layer].end());
+                double longest = 0.0;
+                for (int rank = 0; rank < n; rank++) {
+                    longest = std::max(longest, owned.use[rank] / nodes[rank].weight);
+                    // Memory follows the number: each rank holds its share of it, whatever the use. Whole pieces
+                    // favour the fastest of uneven nodes a little.
+                    EXPECT_NEAR(owned.experts[rank], 128 * nodes[rank].weight / speed, even ? 1.0 : 2.0)
+                        << "rank " << rank;
+                }
+                const double fastest = std::max_element(nodes.begin(), nodes.end(), [](NodeSpec a, NodeSpec b) {
+                                           return a.weight < b.weight;
+                                       })->weight;
+                // No rank is busy for longer than the even share, or the one expert that no placement can divide.
+                EXPECT_LE(longest, 1.05 * std::max(total / speed, largest / fastest));
+            }
+        }
+}
+
+TEST(ShardPlan, WholeExpertsWithoutRecordedUse) {
+    const Architecture arch = model("qwen3moe", {2048, 1, 32, 4, 128, 6144, 151936}, {128, 8, 0, 768, 0});
+    for (int n = 1; n <= 16; n++) {
+        const ShardPlan plan = makeShardPlan(arch, evenNodes(n), ExpertPlacement::Whole);
+        for (const int experts : ownedOf(arch, plan, 0, std::vector<double>(128)).experts) {
+            EXPECT_GE(experts, 128 / n);
+            EXPECT_LE(experts, (128 + n - 1) / n);
+        }
+    }
+}
+
+TEST(ShardPlan, PlacementSuitsTheNumberOfNodes) {
+    const Architecture intellect = model("glm4moe", {4096, 3, 96, 8, 128, 10944, 151552}, {128, 8, 1, 1408, 1});
+    for (int n = 1; n <= 8; n++) EXPECT_EQ(choosePlacement(intellect, n), ExpertPlacement::Sliced) << n;
+    EXPECT_EQ(choosePlacement(intellect, 64), ExpertPlacement::Whole);  // 44 blocks for 64 ranks
+}
+
+TEST(ShardPlan, BadNodesAreRefused) {
+    const Architecture arch = model("glm4moe", {4096, 3, 96, 8, 128, 10944, 151552}, {128, 8, 1, 1408, 1});
+    EXPECT_THROW(makeShardPlan(arch, {}), ConfigError);
+    EXPECT_THROW(makeShardPlan(arch, evenNodes(65)), ConfigError);
+    for (const double weight : {0.0, -1.0, std::numeric_limits<double>::infinity(), std::nan("")})
+        EXPECT_THROW(makeShardPlan(arch, {{1.0}, {weight}}), ConfigError) << weight;
+    const auto withUse = [&](const ExpertUse& use) {
+        return makeShardPlan(arch, evenNodes(2), ExpertPlacement::Whole, use);
+    };
+    EXPECT_THROW(withUse({{}, {}}), ConfigError);                                  // layers
+    EXPECT_THROW(withUse({{}, std::vector<double>(127), {}}), ConfigError);        // experts
+    EXPECT_THROW(withUse({{}, std::vector<double>(128, -1.0), {}}), ConfigError);  // less than never
+    EXPECT_THROW(withUse({{}, std::vector<double>(128, NAN), {}}), ConfigError);
+    EXPECT_NO_THROW(withUse({{}, std::vector<double>(128, 0.0), {}}));
+}
+
 }  // namespace dllama
