@@ -360,4 +360,79 @@ TEST(ShardPlan, BadNodesAreRefused) {
     EXPECT_NO_THROW(withUse({{}, std::vector<double>(128, 0.0), {}}));
 }
 
+/// A model, nodes with memory, and what planWithinMemory makes of them.
+struct MemoryCase {
+    Architecture arch = model("glm4", {4096, 4, 32, 2, 128, 13696, 151552});
+    Shapes shapes{arch};
+    DecoderLimits limits = {.maxTokens = 64, .maxOutputs = 4, .nKvBlocks = 64, .maxPositions = 1024};
+
+    size_t need(const ShardPlan& plan, int rank) const { return memoryNeed(arch, plan, rank, shapes, limits).total(); }
+    ShardPlan plan(std::vector<NodeSpec> nodes, const std::vector<uint64_t>& memory) const {
+        std::vector<std::string> names;
+        for (size_t i = 0; i < nodes.size(); i++) names.push_back(fmt::format("node-{}", i));
+        return planWithinMemory(arch, nodes, ExpertPlacement::Sliced, {}, shapes, limits, memory, names);
+    }
+};
+
+TEST(ShardPlan, MemoryLimitsAreKept) {
+    const MemoryCase c;
+    for (int n = 2; n <= 16; n++) {
+        SCOPED_TRACE(fmt::format("{} nodes", n));
+        const size_t even = c.need(makeShardPlan(c.arch, evenNodes(n)), n - 1);
+        // The first has a third less than an equal share needs, the others a half more.
+        std::vector<uint64_t> memory(n, even + even / 2);
+        memory[0] = even - even / 3;
+        if (n == 2) memory[1] = 0;  // no limit
+        const ShardPlan plan = c.plan(evenNodes(n), memory);
+        for (int rank = 0; rank < n; rank++) {
+            EXPECT_TRUE(memory[rank] == 0 || c.need(plan, rank) <= memory[rank]) << "rank " << rank;
+            EXPECT_GT(plan.share(rank).ffn.size(), 0) << "rank " << rank;
+        }
+        EXPECT_LT(plan.share(0).ffn.size(), plan.share(1).ffn.size());
+        // Room for everyone changes nothing.
+        EXPECT_EQ(c.plan(unevenNodes(n), std::vector<uint64_t>(n)).hash(),
+                  makeShardPlan(c.arch, unevenNodes(n)).hash());
+    }
+}
+
+TEST(ShardPlan, RandomMemoryIsKeptOrRefused) {
+    const MemoryCase c;
+    std::mt19937 random(7);
+    int kept = 0, refused = 0;
+    for (int round = 0; round < 60; round++) {
+        const int n = 2 + static_cast<int>(random() % 7);
+        const size_t even = c.need(makeShardPlan(c.arch, evenNodes(n)), n - 1);
+        std::vector<uint64_t> memory;
+        double together = 0.0;
+        for (int rank = 0; rank < n; rank++) {
+            memory.push_back(static_cast<uint64_t>(even * (0.5 + random() % 1000 * 0.0015)));
+            together += static_cast<double>(memory.back());
+        }
+        try {
+            const ShardPlan plan = c.plan(unevenNodes(n), memory);
+            kept++;
+            for (int rank = 0; rank < n; rank++) EXPECT_LE(c.need(plan, rank), memory[rank]) << "rank " << rank;
+        } catch (const ConfigError&) {
+            refused++;
+            // With a third to spare there is a plan.
+            EXPECT_LT(together, 1.33 * static_cast<double>(even) * n) << n << " nodes, round " << round;
+        }
+    }
+    EXPECT_GT(kept, 10);
+    EXPECT_GT(refused, 5);
+}
+
+TEST(ShardPlan, RefusalTellsWhatEachNodeNeedsAndHas) {
+    const MemoryCase c;
+    try {
+        c.plan(evenNodes(3), {200u << 20, 0, 300u << 20});
+        c.plan(evenNodes(3), {100u << 20, 150u << 20, 120u << 20});
+        FAIL() << "a cluster of 370 MB holds a model of 1.5 GB";
+    } catch (const ConfigError& error) {
+        const std::string text = error.what();
+        for (const char* part : {"node-0", "node-1", "node-2", "needs", "has     100 MB", "has     150 MB"})
+            EXPECT_NE(text.find(part), std::string::npos) << part << " is missing in:\n" << text;
+    }
+}
+
 }  // namespace dllama
