@@ -31,7 +31,7 @@ def _printable_bytes() -> dict[str, int]:
 _BYTES = _printable_bytes()
 
 
-def _raw(piece: str) -> bytes:
+def raw_bytes(piece: str) -> bytes:
     try:
         return bytes(_BYTES[c] for c in piece)
     except KeyError as error:
@@ -87,7 +87,7 @@ def _is_marker(text: str) -> bool:
     return not (text.startswith("<") and not text.startswith("<|") and text not in ("<sop>", "<eop>")) and text != "/nothink"
 
 
-def _fill_vocab(pieces: dict[int, bytes], special: dict[int, tuple[str, bool]]) -> list[bytes]:
+def fill_vocab(pieces: dict[int, bytes], special: dict[int, tuple[str, bool]]) -> list[bytes]:
     for i, (text, _) in special.items():
         pieces[i] = text.encode()
     size = max(pieces) + 1
@@ -115,7 +115,7 @@ def load_tokenizer(path: pathlib.Path) -> Tokenizer:
 
 
 def _byte_level(folder: Folder, pieces: dict[int, bytes], special: dict[int, tuple[str, bool]]) -> Tokenizer:
-    vocab = _fill_vocab(pieces, special)
+    vocab = fill_vocab(pieces, special)
     ids = {text: i for i, (text, _) in special.items()}
 
     def id_of(text: str) -> int | None:
@@ -151,7 +151,7 @@ def _from_json(folder: Folder) -> Tokenizer:
     special = folder.special()
     for entry in document.get("added_tokens", []):
         special[entry["id"]] = (entry["content"], bool(entry["special"]))
-    pieces = {i: _raw(piece) for piece, i in model["vocab"].items() if i not in special}
+    pieces = {i: raw_bytes(piece) for piece, i in model["vocab"].items() if i not in special}
     t = _byte_level(folder, pieces, special)
     t.patterns = _patterns(document.get("pre_tokenizer"), path)
     t.normalizer = _normalizer(document.get("normalizer"), path)
@@ -261,7 +261,7 @@ def _from_vocab_and_merges(folder: Folder) -> Tokenizer:
         raise ConversionError(f"{folder.path}: vocab.json of tokenizer_class {name!r} is not supported (Qwen2Tokenizer)")
     vocab = read_json(folder.path / "vocab.json")
     special = folder.special()
-    t = _byte_level(folder, {i: _raw(piece) for piece, i in vocab.items()}, special)
+    t = _byte_level(folder, {i: raw_bytes(piece) for piece, i in vocab.items()}, special)
     t.patterns = [QWEN2_PATTERN]
     t.normalizer = "nfc"
     lines = (folder.path / "merges.txt").read_text(encoding="utf-8").split("\n")
@@ -301,7 +301,7 @@ def _from_sentencepiece(folder: Folder, path: pathlib.Path) -> Tokenizer:
         # ChatGLM2 has no roles; the 64 tokens' places behind the pieces are the same.
         names = ["[MASK]", "[gMASK]", "[sMASK]", "sop", "eop"] + (roles if _is_chatglm3(folder) else [])
         special |= {size + i: (text, True) for i, text in enumerate(names)}
-    vocab = _fill_vocab(pieces, special)
+    vocab = fill_vocab(pieces, special)
     ids = {text: i for i, (text, _) in special.items()}
     t = Tokenizer("sentencepiece", vocab, model=model)
     t.scores = [processor.GetScore(i) if i < size else 0.0 for i in range(len(vocab))]

@@ -1,0 +1,129 @@
+"""The tokenizer in a GGUF file as ours."""
+
+import struct
+
+from gguf import TokenType
+
+from . import ConversionError
+from .chat_formats import chat_format
+from .gguf_checkpoint import GgufFile
+from .gguf_config import eos_ids
+from .tokenizer_file import Tokenizer
+from .tokenizers import CL100K_PATTERN, GPT2_PATTERN, QWEN2_PATTERN, fill_vocab, raw_bytes
+
+# How text is cut before merging, by tokenizer.ggml.pre: pattern, normalizer, whether whole pieces skip merging.
+_PRE = {
+    "glm4": (CL100K_PATTERN, "", True),
+    "chatglm-bpe": (CL100K_PATTERN, "", True),
+    "llama-bpe": (CL100K_PATTERN, "", True),
+    "llama3": (CL100K_PATTERN, "", True),
+    "llama-v3": (CL100K_PATTERN, "", True),
+    "qwen2": (QWEN2_PATTERN, "nfc", False),
+    "gpt-2": (GPT2_PATTERN, "", False),
+}
+
+
+def read_tokenizer(file: GgufFile) -> Tokenizer:
+    """Raises ConversionError if there is no tokenizer, or one that is not supported."""
+    tokens = file.need("tokenizer.ggml.tokens")
+    types = file.get("tokenizer.ggml.token_type", [TokenType.NORMAL] * len(tokens))
+    while types and types[-1] == TokenType.UNUSED:  # vocabularies are padded to the size of the embedding
+        types, tokens = types[:-1], tokens[: len(types) - 1]
+    kind = file.need("tokenizer.ggml.model")
+    if kind == "gpt2":
+        t = _byte_level(file, tokens, types)
+    elif kind == "llama":
+        t = _sentencepiece(file, tokens, types)
+    else:
+        raise ConversionError(f"{file.path}: tokenizer {kind!r} is not supported (gpt2, llama)")
+    t.eos_ids = eos_ids(file)
+    ids = {text: i for i, text, _ in t.special}
+    sop = "<sop>" if "<sop>" in ids else "sop"
+    if file.architecture == "chatglm" and "[gMASK]" in ids and sop in ids:
+        t.prefix_ids = [ids["[gMASK]"], ids[sop]]
+    elif file.architecture not in ("glm4", "glm4moe"):  # GLM has no bos; some files name one all the same
+        t.bos_id = file.get("tokenizer.ggml.bos_token_id", -1)
+        default = kind == "llama" or file.get("tokenizer.ggml.pre") in ("llama-bpe", "llama3", "llama-v3")
+        t.add_bos = t.bos_id >= 0 and bool(file.get("tokenizer.ggml.add_bos_token", default))
+    t.chat_template = file.get("tokenizer.chat_template", "")
+    architecture = "ChatGLMModel" if file.architecture == "chatglm" else ""
+    t.chat_format = chat_format({"architectures": [architecture]}, t)
+    return t
+
+
+def _special(tokens: list[str], types: list[int]) -> dict[int, tuple[str, bool]]:
+    marks = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED)
+    return {
+        i: (text, kind != TokenType.USER_DEFINED)
+        for i, (text, kind) in enumerate(zip(tokens, types, strict=True))
+        if kind in marks
+    }
+
+
+def _byte_level(file: GgufFile, tokens: list[str], types: list[int]) -> Tokenizer:
+    pre = file.get("tokenizer.ggml.pre", "gpt-2")
+    if pre not in _PRE:
+        raise ConversionError(f"{file.path}: pre-tokenizer {pre!r} is not supported ({', '.join(_PRE)})")
+    special = _special(tokens, types)
+    plain = {i: raw_bytes(token) for i, token in enumerate(tokens) if i not in special and types[i] != TokenType.UNUSED}
+    t = Tokenizer("bpe", fill_vocab(plain, special))
+    pattern, t.normalizer, t.ignore_merges = _PRE[pre]
+    t.patterns = [pattern]
+    t.special = [(i, text, is_special) for i, (text, is_special) in special.items()]
+    ids = {token: i for i, token in enumerate(tokens)}
+    for merge in file.get("tokenizer.ggml.merges", []):
+        left, right = merge.split(" ")
+        if left not in ids or right not in ids:
+            raise ConversionError(f"{file.path}: merge {merge!r} is of tokens that are not in the vocabulary")
+        t.merges.append((ids[left], ids[right]))
+    return t
+
+
+def _sentencepiece(file: GgufFile, tokens: list[str], types: list[int]) -> Tokenizer:
+    scores = [float(score) for score in file.need("tokenizer.ggml.scores")][: len(tokens)]
+    special = _special(tokens, types)
+    plain = {
+        i: bytes([int(token[3:5], 16)]) if types[i] == TokenType.BYTE else token.replace("\u2581", " ").encode()
+        for i, token in enumerate(tokens)
+        if i not in special and types[i] != TokenType.UNUSED
+    }
+    # Tokens that the checkpoint added behind its sentencepiece model: roles and the like.
+    size = max(plain) + 1
+    t = Tokenizer("sentencepiece", fill_vocab(plain, special))
+    t.scores = scores[:size] + [0.0] * (len(tokens) - size)
+    t.special = [(i, text, is_special) for i, (text, is_special) in special.items()]
+    t.model = _model_proto(
+        tokens[:size],
+        scores,
+        types,
+        add_dummy_prefix=bool(file.get("tokenizer.ggml.add_space_prefix", True)),
+        remove_extra_whitespaces=bool(file.get("tokenizer.ggml.remove_extra_whitespaces", False)),
+    )
+    return t
+
+
+def _model_proto(tokens: list[str], scores: list[float], types: list[int], **normalizer: bool) -> bytes:
+    """A sentencepiece ModelProto (sentencepiece_model.proto): 1 pieces {1 piece, 2 score, 3 type}, 2 trainer_spec
+    {3 model_type, 35 byte_fallback}, 3 normalizer_spec {1 name, 3 add_dummy_prefix, 4 remove_extra_whitespaces}. GGUF
+    has sentencepiece's piece types; its own llama tokenizers are all of sentencepiece's BPE."""
+    message = b""
+    for token, score, kind in zip(tokens, scores, types, strict=False):
+        message += _field(1, _field(1, token.encode()) + b"\x15" + struct.pack("<f", score) + _field(3, int(kind)))
+    byte_fallback = int(TokenType.BYTE in types)
+    message += _field(2, _field(3, 2) + _field(35, byte_fallback))
+    dummy, extra = normalizer["add_dummy_prefix"], normalizer["remove_extra_whitespaces"]
+    return message + _field(3, _field(1, b"identity") + _field(3, int(dummy)) + _field(4, int(extra)))
+
+
+def _field(number: int, value: int | bytes) -> bytes:
+    if isinstance(value, int):
+        return _varint(number << 3) + _varint(value)
+    return _varint(number << 3 | 2) + _varint(len(value)) + value
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
