@@ -80,7 +80,10 @@ def open_checkpoint(folder: pathlib.Path) -> Checkpoint:
         ("pytorch_model.bin.index.json", "pytorch_model.bin", read_torch),
     ):
         if (folder / index_name).exists():
-            shards = sorted(set(read_json(folder / index_name).get("weight_map", {}).values()))
+            weight_map = read_json(folder / index_name).get("weight_map")
+            if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+                raise ConversionError(f"{folder / index_name}: has no weight_map from tensors to files")
+            shards = sorted(set(weight_map.values()))
         elif (folder / single).exists():
             shards = [single]
         else:

@@ -70,7 +70,7 @@ class Builder:
     def matrix(
         self, name: str, rows: int, cols: int, source: str, index=None, *, first_row=0, total_rows=None, weight=True
     ) -> None:
-        """`rows` x `cols` from row `first_row` of the `total_rows` (default: `rows`) of `source`, or its rows `index`."""
+        """`rows` x `cols`: from row `first_row` of the `total_rows` (default: `rows`) of `source`, or rows `index`."""
         self._source(source, [total_rows or rows, cols])
         index = slice(first_row, first_row + rows) if index is None else index
         self.outputs.append(Output(name, (rows, cols), source, index, weight))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 
 import xxhash
 
+from . import ConversionError
 from .quants import stored_bytes
 
 MAGIC = 0x0A00ABCD
@@ -64,7 +65,11 @@ def _header(pairs: Iterable[tuple[int, int]]) -> bytes:
 Fill = Callable[[TensorEntry], Iterable[bytes]]
 
 
-def _write_atomically(path: pathlib.Path, write: Callable) -> None:
+def write_atomically(path: pathlib.Path, write: Callable) -> None:
+    """Calls `write` with the open file `<path>.part`, which gets its name when all is on the disk. Raises
+    ConversionError if `path` exists."""
+    if path.exists():
+        raise ConversionError(f"{path}: exists already: remove it, or choose another name")
     part = path.with_name(path.name + ".part")
     try:
         with open(part, "wb") as file:
@@ -79,7 +84,7 @@ def _write_atomically(path: pathlib.Path, write: Callable) -> None:
 
 @dataclasses.dataclass
 class Layout:
-    """Where everything lies in a .m file: `header` makes its first bytes, always equally many, from the tensors' hashes."""
+    """Where everything lies in a .m file. `header` makes its first bytes, always equally many, from the hashes."""
 
     tensors: list[TensorEntry]
     offsets: list[int]
@@ -125,10 +130,12 @@ def write_tensor(file, layout: Layout, i: int, pieces: Iterable[bytes]) -> int:
 
 
 def write_model(path: pathlib.Path, layout: Layout, fill: Fill) -> None:
+    """Writes the whole file, its header last: what an interruption leaves does not begin as a .m file does."""
+
     def write(file) -> None:
         hashes = [write_tensor(file, layout, i, fill(tensor)) for i, tensor in enumerate(layout.tensors)]
         # Gaps between tensors were skipped, which leaves zero bytes.
         file.seek(0)
         file.write(layout.header(hashes))
 
-    _write_atomically(path, write)
+    write_atomically(path, write)

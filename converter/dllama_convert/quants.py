@@ -15,7 +15,9 @@ _CHUNK = 1 << 16
 
 def stored_bytes(dtype: str, values: int) -> int:
     """Bytes of `values` consecutive values; a multiple of 32 for the quantised types."""
-    return {"F32": 4 * values, "F16": 2 * values, "BF16": 2 * values, "Q80": values // 32 * 34, "Q40": values // 32 * 18}[dtype]
+    if dtype in ("Q80", "Q40"):
+        return values // BLOCK * (34 if dtype == "Q80" else 18)
+    return values * (4 if dtype == "F32" else 2)
 
 
 def encode(dtype: str, values: np.ndarray) -> np.ndarray:
@@ -46,12 +48,13 @@ def encode(dtype: str, values: np.ndarray) -> np.ndarray:
 
 
 def _scales(d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The stored f16 scale of each block and 1/d (0 where d is 0)."""
+    """The stored f16 scale of each block and 1/d; 0 where d is so small that 1/d is infinite: all values become 0."""
     if not np.isfinite(d).all():
         raise ConversionError("holds values that are not numbers")
     with np.errstate(divide="ignore", over="ignore"):
-        inverse = np.where(d == 0, np.float32(0), np.float32(1) / d)
+        inverse = np.float32(1) / d
         half = d.astype(np.float16)
+    inverse[np.isinf(inverse)] = 0
     if not np.isfinite(half).all():
         raise ConversionError("holds values too large for a block's F16 scale")
     return half, inverse
@@ -61,8 +64,7 @@ def _encode_q40(x: np.ndarray) -> np.ndarray:
     high, low = x.max(axis=1), x.min(axis=1)
     d = np.where(-low > high, low, high) / np.float32(-8)
     half, inverse = _scales(d)
-    with np.errstate(invalid="ignore", over="ignore"):
-        y = x * inverse[:, None]
+    y = x * inverse[:, None]
     y += np.float32(8.5)
     np.clip(y, 0, 15, out=y)
     q = y.astype(np.uint8)
@@ -73,10 +75,10 @@ def _encode_q40(x: np.ndarray) -> np.ndarray:
 
 
 def _encode_q80(x: np.ndarray) -> np.ndarray:
-    d = np.maximum(x.max(axis=1), -x.min(axis=1)) / np.float32(127)
+    # + 0: a block of zeros has the scale 0, not -0.
+    d = np.maximum(x.max(axis=1), -x.min(axis=1)) / np.float32(127) + np.float32(0)
     half, inverse = _scales(d)
-    with np.errstate(invalid="ignore", over="ignore"):
-        y = x * inverse[:, None]
+    y = x * inverse[:, None]
     np.rint(y, out=y)
     np.clip(y, -127, 127, out=y)
     out = np.empty((x.shape[0], 34), np.uint8)

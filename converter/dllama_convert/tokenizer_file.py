@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import struct
+
+from .model_file import write_atomically
 
 MAGIC = 0x567124
 TRAILER_MAGIC = 0x4A544C44
@@ -52,8 +53,8 @@ def write_tokenizer(path: pathlib.Path, t: Tokenizer) -> None:
         "chat_format": t.chat_format,
     }
     text = json.dumps(document, ensure_ascii=False).encode()
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
+
+    def write(file) -> None:
         file.write(struct.pack("<Ii", MAGIC, 8 + 8 * len(pairs)))
         for pair in pairs:
             file.write(struct.pack("<ii", *pair))
@@ -65,6 +66,5 @@ def write_tokenizer(path: pathlib.Path, t: Tokenizer) -> None:
         for pair in t.merges:
             file.write(struct.pack("<II", *pair))
         file.write(t.model)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+
+    write_atomically(path, write)

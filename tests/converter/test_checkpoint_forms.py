@@ -1,0 +1,124 @@
+"""One model in every form that its publishers use becomes one and the same .m file."""
+
+import math
+
+import pytest
+from checkpoints import Tensors, converted, document, golden, write_folder, zeros
+
+MODELS = ["chatglm-6b", "glm-4-9b-chat", "glm-hf-bias", "glm4-dense", "glm4moe-16x2", "llama", "qwen3", "qwen3moe"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_shards_and_kinds_of_files(model, tmp_path):
+    config, tensors = golden(model)
+    single = converted(write_folder(tmp_path / "single", config, tensors))
+    assert converted(write_folder(tmp_path / "shards", config, tensors, shards=3)) == single
+    assert converted(write_folder(tmp_path / "bin", config, tensors, torch=True)) == single
+    assert converted(write_folder(tmp_path / "bins", config, tensors, shards=2, torch=True)) == single
+
+
+ROPE = {
+    "default": {},
+    "llama3": {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": 128},
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "rope"),
+    [
+        ("llama", "llama3"),
+        ("qwen3", "default"),
+        ("qwen3moe", "yarn"),
+        ("glm4-dense", "yarn"),
+        ("glm4moe-16x2", "default"),
+    ],
+)
+def test_config_of_transformers_4_and_5(model, rope, tmp_path):
+    config, tensors = golden(model)
+    parameters = config.pop("rope_parameters")
+    config.pop("dtype", None)
+    partial = config.pop("partial_rotary_factor", None)
+    new = config | {"dtype": "bfloat16", "rope_parameters": parameters | ROPE[rope] | {"rope_type": rope}}
+    old = config | {"torch_dtype": "bfloat16", "rope_theta": parameters["rope_theta"], "rope_scaling": None}
+    if partial:
+        old["partial_rotary_factor"] = partial
+    if rope != "default":
+        old["rope_scaling"] = {"type": rope} | ROPE[rope]
+    fifth = converted(write_folder(tmp_path / "v5", new, tensors), "q40")
+    assert converted(write_folder(tmp_path / "v4", old, tensors), "q40") == fifth
+    unscaled = converted(write_folder(tmp_path / "unscaled", old | {"rope_scaling": None}, tensors), "q40")
+    assert (unscaled == fifth) == (rope == "default")
+
+
+def fused_experts(tensors: Tensors) -> Tensors:
+    """All experts of a layer in one tensor, gate before up, as transformers 5 writes them."""
+    fused = {name: tensor for name, tensor in tensors.items() if ".mlp.experts." not in name}
+    layers = sorted({name.split(".experts.")[0] for name in tensors if ".mlp.experts." in name})
+    for layer in layers:
+        count = len([name for name in tensors if name.startswith(f"{layer}.experts.") and "up_proj" in name])
+        for source, target in ((("gate_proj", "up_proj"), "gate_up_proj"), (("down_proj",), "down_proj")):
+            parts = [tensors[f"{layer}.experts.{e}.{part}.weight"] for e in range(count) for part in source]
+            dtype, (rows, width), _ = parts[0]
+            shape = [count, len(source) * rows, width]
+            fused[f"{layer}.experts.{target}"] = (dtype, shape, b"".join(data for _, _, data in parts))
+    return fused
+
+
+@pytest.mark.parametrize("model", ["glm4moe-16x2", "qwen3moe"])
+def test_experts_single_and_fused(model, tmp_path):
+    config, tensors = golden(model)
+    fused = fused_experts(tensors)
+    assert len(fused) < len(tensors)
+    single = converted(write_folder(tmp_path / "single", config, tensors))
+    assert converted(write_folder(tmp_path / "fused", config, fused)) == single
+
+
+def with_next_token_layer(config: dict, tensors: Tensors) -> Tensors:
+    """A next-token layer behind the last one: a copy of it, and what such a layer has of its own."""
+    hidden, vocab, last = config["hidden_size"], config["vocab_size"], config["num_hidden_layers"] - 1
+    own, result = f"model.layers.{last + 1}.", dict(tensors)
+    for name, tensor in tensors.items():
+        if name.startswith(f"model.layers.{last}."):
+            result[name.replace(f"model.layers.{last}.", own)] = tensor
+    for name in ("enorm", "hnorm", "shared_head.norm"):
+        result[f"{own}{name}.weight"] = ("F32", [hidden], bytes(4 * hidden))
+    result[f"{own}eh_proj.weight"] = zeros(hidden, 2 * hidden)
+    for name in ("embed_tokens", "shared_head.head"):  # repeat the main ones
+        result[f"{own}{name}.weight"] = zeros(vocab, hidden)
+    return result
+
+
+def test_next_token_layer_is_kept_where_there_is_one(tmp_path):
+    config, tensors = golden("glm4moe-16x2")
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("model.layers.3.")}
+    assert config["num_nextn_predict_layers"] == 1
+    without = document(converted(write_folder(tmp_path / "without", config, tensors)))
+    complete = with_next_token_layer(config, tensors)
+    model = converted(write_folder(tmp_path / "with", config, complete))
+    document_with = document(model)
+    assert without["config"]["num_nextn_predict_layers"] == 0
+    assert document_with["config"]["num_nextn_predict_layers"] == 1
+
+    hashes = {entry[0]: entry[4] for entry in document_with["tensors"]}
+    assert hashes.items() >= {entry[0]: entry[4] for entry in without["tensors"]}.items()
+    added = [entry[0] for entry in document_with["tensors"] if entry[0].startswith("layers.3.")]
+    assert added[:4] == [f"layers.3.nextn.{x}.weight" for x in ("embed_norm", "hidden_norm", "proj", "head_norm")]
+    # Attention with biases, router, 16 experts, shared expert and the two norms: as many as layer 2 has.
+    assert len(added) - 4 == len([entry for entry in without["tensors"] if entry[0].startswith("layers.2.")])
+    assert hashes["layers.3.attn.q.weight"] == hashes["layers.2.attn.q.weight"]
+    # The tensors lie one behind the other up to the end of the file.
+    name, dtype, shape, offset, _ = document_with["tensors"][-1]
+    assert (name, dtype, len(model)) == ("head.weight", "F32", offset + 4 * math.prod(shape))
+
+
+def test_tied_head_is_not_stored(tmp_path):
+    config, tensors = golden("glm4-dense")
+    tied = document(converted(write_folder(tmp_path / "tied", config | {"tie_word_embeddings": True}, tensors)))
+    assert tied["config"]["tie_word_embeddings"]
+    assert "head.weight" not in {entry[0] for entry in tied["tensors"]}
