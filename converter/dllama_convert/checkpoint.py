@@ -32,6 +32,11 @@ class Checkpoint:
                     raise ConversionError(f"{path}: tensor {name} ends behind the file: it is truncated or damaged")
                 self._tensors[name] = tensor
 
+    def close(self) -> None:
+        """Lets go of the files: the room of a deleted shard is free only then."""
+        for file in self._files.values():
+            file.close()
+
     def names(self) -> list[str]:
         return list(self._tensors)
 

@@ -99,8 +99,14 @@ class Encoder:
             yield memoryview(waiting.popleft().result())
 
 
-def progress_bar(total: int, text: str) -> tqdm:
-    return tqdm(total=total, unit="B", unit_scale=True, desc=text, disable=None)
+def progress_bar(total: int, text: str, unit: str = "B") -> tqdm:
+    return tqdm(total=total, unit=unit, unit_scale=unit == "B", desc=text, disable=None)
+
+
+def counted(bar: tqdm, pieces: Iterator[memoryview]) -> Iterator[memoryview]:
+    for piece in pieces:
+        bar.update(len(piece))
+        yield piece
 
 
 def convert(encode_rows: EncodeRows, image: ModelImage, output_dir: pathlib.Path) -> pathlib.Path:
@@ -111,9 +117,7 @@ def convert(encode_rows: EncodeRows, image: ModelImage, output_dir: pathlib.Path
     with Encoder() as encoder, progress_bar(sum(e.bytes for e in image.entries), path.name) as bar:
 
         def fill(entry: TensorEntry) -> Iterator[memoryview]:
-            for piece in encoder.tensor(encode_rows, by_name[entry.name], entry.dtype):
-                bar.update(len(piece))
-                yield piece
+            return counted(bar, encoder.tensor(encode_rows, by_name[entry.name], entry.dtype))
 
         write_model(path, image.layout, fill)
     return path
