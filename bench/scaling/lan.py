@@ -1,0 +1,155 @@
+"""Hosts of an emulated LAN: processes in their networks and on their cores."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+CLONE_NEWNET = 0x40000000
+NOT_PERMITTED = 77
+PORT = 9999
+
+
+class NotPermitted(Exception):
+    """This system does not let us make network namespaces or TAP devices; the reason."""
+
+
+def enter(network: str) -> None:
+    """Moves this process into a network namespace."""
+    with open(network) as file:
+        if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), f"cannot enter {network}")
+
+
+def cores() -> list[int]:
+    """The CPUs that this process may use, siblings of one core side by side."""
+
+    def core(cpu: int) -> tuple[int, int]:
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        first = siblings.read_text().replace("-", ",").split(",")[0] if siblings.exists() else cpu
+        return int(first), cpu
+
+    return sorted(os.sched_getaffinity(0), key=core)
+
+
+class Lan:
+    """`with Lan(...) as lan:` hosts 0, 1, ... on their own cores as far as there are enough."""
+
+    def __init__(self, program: Path, hosts: int, cores_per_host: int, rate: float, delay: float) -> None:
+        cpus = cores()
+        wanted = hosts * cores_per_host
+        self.shares_cores = wanted > len(cpus)
+        self.switch_cpu = cpus[-1] if wanted < len(cpus) else None
+        self._cpus = [{cpus[(h * cores_per_host + i) % len(cpus)] for i in range(cores_per_host)} for h in range(hosts)]
+        self._command = [str(program), "--hosts", str(hosts), "--rate", str(rate), "--delay", str(delay)]
+        if self.switch_cpu is not None:
+            self._command += ["--cpu", str(self.switch_cpu)]
+        self._started: list[subprocess.Popen] = []
+        self.report = ""
+
+    def __enter__(self) -> Lan:
+        self._switch = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self._hosts = []
+        for line in self._switch.stdout:
+            if line == "ready\n":
+                return self
+            self._hosts.append(line.split())
+        reason = self._switch.stderr.read().strip()
+        if self._switch.wait() == NOT_PERMITTED:
+            raise NotPermitted(reason)
+        raise RuntimeError(f"{self._command[0]}: {reason}")
+
+    def __exit__(self, *_: object) -> None:
+        for process in [*reversed(self._started), self._switch]:
+            process.terminate()
+        for process in self._started:
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.report = self._switch.communicate()[0].strip()
+
+    def address(self, host: int) -> str:
+        return self._hosts[host][0]
+
+    def start(self, host: int, command: list[str], **options: object) -> subprocess.Popen:
+        """A program on a host; it is ended with the LAN."""
+
+        def settle() -> None:
+            enter(self._hosts[host][1])
+            os.sched_setaffinity(0, self._cpus[host])
+
+        process = subprocess.Popen(command, preexec_fn=settle, **options)
+        self._started.append(process)
+        return process
+
+    def set_unlimited(self, unlimited: bool) -> None:
+        """Without limits the cables take no time."""
+        self._switch.send_signal(signal.SIGUSR1 if unlimited else signal.SIGUSR2)
+
+    def probe(self) -> tuple[float, float]:
+        """Microseconds from host 0 to host 1 for a small message, and Mbit/s of a stream, both by TCP."""
+        child = os.fork()
+        if child == 0:
+            try:
+                enter(self._hosts[1][1])
+                _answer_probe(self.address(1))
+            finally:
+                os._exit(0)
+        reader, writer = os.pipe()
+        asker = os.fork()
+        if asker == 0:
+            try:
+                enter(self._hosts[0][1])
+                os.write(writer, "{} {}".format(*_ask_probe(self.address(1))).encode())
+            finally:
+                os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader) as file:
+            latency, rate = map(float, file.read().split())
+        os.waitpid(asker, 0)
+        os.waitpid(child, 0)
+        return latency, rate
+
+
+ROUNDS = 300
+STREAM_BYTES = 32 << 20
+
+
+def _answer_probe(address: str) -> None:
+    with socket.create_server((address, PORT)) as server:
+        line = server.accept()[0]
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(ROUNDS):
+            line.sendall(line.recv(64))
+        received = 0
+        while received < STREAM_BYTES:
+            received += len(line.recv(1 << 20))
+        line.sendall(b"!")
+
+
+def _ask_probe(address: str) -> tuple[float, float]:
+    for _ in range(50):
+        try:
+            line = socket.create_connection((address, PORT), timeout=5)
+            break
+        except ConnectionRefusedError:
+            time.sleep(0.02)
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    times = []
+    for _ in range(ROUNDS):
+        begin = time.perf_counter()
+        line.sendall(b"x" * 64)
+        line.recv(64)
+        times.append(time.perf_counter() - begin)
+    begin = time.perf_counter()
+    line.sendall(bytes(STREAM_BYTES))
+    line.recv(1)
+    seconds = time.perf_counter() - begin
+    return sorted(times)[ROUNDS // 2] / 2 * 1e6, STREAM_BYTES * 8 / seconds / 1e6
