@@ -1,0 +1,257 @@
+"""Download and streaming conversion against a stand-in for the hub that is slow, breaks off and sends damaged files."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+from dllama_convert.checkpoint import open_checkpoint
+from dllama_convert.convert import ModelImage, convert, encode_rows_of
+from dllama_convert.families import make_plan
+from stand_in_hub import Fault, Hub, running_hub, shard
+
+MODELS = ["chatglm-6b", "glm-4-9b-chat", "glm-hf-bias", "glm4-dense", "glm4moe-16x2", "llama", "qwen3", "qwen3moe"]
+
+
+@pytest.fixture
+def hub():
+    with running_hub() as hub:
+        yield hub
+
+
+def environment(hub: Hub, **more: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
+    return kept | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": "/nonexistent"} | more
+
+
+def command(output: pathlib.Path, kind: str = "q40", repository: str = "owner/model") -> list:
+    return [sys.executable, REPOSITORY / "converter" / "convert-hub.py", repository, kind, "m", "--output-dir", output]
+
+
+def run(hub: Hub, output: pathlib.Path, kind: str = "q40", **more: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command(output, kind), env=environment(hub, **more), capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def converted_here(folder: pathlib.Path, kind: str, output: pathlib.Path) -> bytes:
+    checkpoint = open_checkpoint(folder)
+    image = ModelImage(make_plan(folder, checkpoint), kind.upper(), "m")
+    return convert(encode_rows_of(checkpoint), image, output).read_bytes()
+
+
+def only_the_model(output: pathlib.Path, kind: str = "q40") -> bytes:
+    """The finished file, beside which nothing was left."""
+    assert [p.name for p in output.iterdir()] == [f"dllama_model_m_{kind}.m"]
+    return (output / f"dllama_model_m_{kind}.m").read_bytes()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_family(model, golden, hub, tmp_path):
+    """From the hub to the program: the same file as from the folder, whatever shard a tensor lies in, and it runs."""
+    shard(golden / model, tmp_path / "repo", 5)
+    hub.repositories["owner/model"] = tmp_path / "repo"
+    done = run(hub, tmp_path / "out", "f32")
+    assert done.returncode == 0, done.stderr
+    assert only_the_model(tmp_path / "out", "f32") == converted_here(golden / model, "f32", tmp_path / "here")
+    program = os.environ.get("DLLAMA_PROGRAM")
+    if not program:
+        pytest.skip("converted as it should be; DLLAMA_PROGRAM does not name the program: not run")
+    case = json.loads((golden / model / "golden.json").read_text())["cases"][0]
+    ids = ",".join(map(str, case["prompt"]))
+    model_file = tmp_path / "out" / "dllama_model_m_f32.m"
+    subprocess.run(
+        [program, "logits", "--model", model_file, "--ids", ids, "--out", tmp_path / "rows"],
+        check=True,
+        capture_output=True,
+    )
+    rows = np.fromfile(tmp_path / "rows", np.float32).reshape(len(case["prompt"]), -1)[case["logits_first_row"] :]
+    expected = np.fromfile(golden / model / "logits.f32", np.float32)[case["offset"] :][: rows.size]
+    # F32 throughout: what is left is the order of additions (tests/golden compares all cases).
+    assert np.abs(rows - expected.reshape(rows.shape)).max() < 2e-3
+
+
+def test_killed_anywhere_it_goes_on(golden, hub, tmp_path):
+    """kill -9 at random moments until a run comes through: no file that looks whole before, the right one after."""
+    seed = 11
+    moments = random.Random(seed)
+    names = shard(golden / "glm4moe-128x8", tmp_path / "repo", 6)
+    hub.repositories["owner/model"] = tmp_path / "repo"
+    # Slow enough that kills fall into downloads as well as between them.
+    for name in names:
+        hub.faults[name] = Fault(times=10**6, bytes_per_second=4_000_000)
+    output = tmp_path / "out"
+    kills = 0
+    for _ in range(40):
+        process = subprocess.Popen(
+            command(output), env=environment(hub), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            assert process.wait(moments.uniform(0.7, 1.6)) == 0, f"seed {seed}: {process.stderr.read()}"
+            break
+        except subprocess.TimeoutExpired:
+            assert not (output / "dllama_model_m_q40.m").exists(), f"seed {seed}: a file before the end"
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+    assert kills >= 2, f"seed {seed}: came through too soon to show anything"
+    assert only_the_model(output) == converted_here(golden / "glm4moe-128x8", "q40", tmp_path / "here"), f"seed {seed}"
+    # Its header, at most once for each run that was killed while it came, and no more when it was finished.
+    assert sum(len(hub.asked(name)) for name in names) <= 2 * len(names) + kills, f"seed {seed}"
+
+
+def test_download_is_taken_up(hub, tmp_path):
+    """Killed in the middle of a file and cut off in the rest: only what is missing is fetched again."""
+    seed = 12
+    (tmp_path / "repo").mkdir()
+    data = np.random.default_rng(seed).bytes(35_000_000)
+    (tmp_path / "repo" / "big.bin").write_bytes(data)
+    hub.repositories["owner/model"] = tmp_path / "repo"
+    hub.faults["big.bin"] = Fault(bytes_per_second=15_000_000)
+    script = (
+        "import pathlib, sys; from dllama_convert.hub import open_repository; r = open_repository('owner/model'); "
+        "r.fetch(r.files['big.bin'], pathlib.Path(sys.argv[1]))"
+    )
+    fetch = [sys.executable, "-c", script, tmp_path / "out"]
+    env = environment(hub, PYTHONPATH=str(REPOSITORY / "converter"))
+    first = subprocess.Popen(fetch, env=env, stderr=subprocess.DEVNULL)
+    incomplete = tmp_path / "out" / "big.bin.incomplete"
+    deadline = time.monotonic() + 30
+    while not (incomplete.exists() and incomplete.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    first.kill()
+    first.wait()
+    have = incomplete.stat().st_size
+    assert 0 < have < len(data)
+    hub.faults["big.bin"] = Fault(drop_after=12_000_000)
+    subprocess.run(fetch, env=env, check=True, capture_output=True)
+    assert (tmp_path / "out" / "big.bin").read_bytes() == data, f"seed {seed}"
+    ranges = hub.asked("big.bin")
+    assert ranges[:2] == [None, f"bytes={have}-"]
+    assert len(ranges) == 3
+    assert int(ranges[2].removeprefix("bytes=").removesuffix("-")) > have
+
+
+def test_partial_file_is_no_model(golden, hub, tmp_path, program):
+    """What lies there between two runs is refused even under a .m name: its header is missing."""
+    names = shard(golden / "glm4-dense", tmp_path / "repo", 3)
+    hub.repositories["owner/model"] = tmp_path / "repo"
+    hub.faults[names[2]] = Fault(times=10**6, status=403)
+    assert run(hub, tmp_path / "out").returncode == 1
+    partial = tmp_path / "out" / "dllama_model_m_q40.m.partial"
+    done = subprocess.run([program, "info", "--model", partial], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "🚨" in done.stderr
+
+
+def test_broken_connections(golden, hub, tmp_path):
+    """Cut off after some bytes, a server's error, slowness: the file is complete all the same."""
+    names = shard(golden / "glm4moe-16x2", tmp_path / "repo", 4)
+    hub.repositories["owner/model"] = tmp_path / "repo"
+    hub.faults = {
+        names[0]: Fault(drop_after=1000),
+        names[1]: Fault(status=503),
+        names[2]: Fault(bytes_per_second=2_000_000),
+        "config.json": Fault(drop_after=10),
+    }
+    done = run(hub, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert only_the_model(tmp_path / "out") == converted_here(golden / "glm4moe-16x2", "q40", tmp_path / "here")
+    assert len(hub.asked(names[0])) == 3  # header, cut off, whole
+
+
+def test_damaged_shard_is_refused_and_fetched_again(golden, hub, tmp_path):
+    names = shard(golden / "qwen3", tmp_path / "repo", 3)
+    hub.repositories["owner/model"] = tmp_path / "repo"
+    hub.faults[names[1]] = Fault(corrupt=True)
+    done = run(hub, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert f"{names[1]} is damaged" in done.stderr
+    assert only_the_model(tmp_path / "out") == converted_here(golden / "qwen3", "q40", tmp_path / "here")
+
+
+def test_damaged_every_time(golden, hub, tmp_path):
+    """Three times damaged: refused by name; when the file is well again, the next run goes on behind the first shard."""
+    names = shard(golden / "qwen3", tmp_path / "repo", 3)
+    hub.repositories["owner/model"] = tmp_path / "repo"
+    hub.faults[names[1]] = Fault(times=3, corrupt=True)
+    done = run(hub, tmp_path / "out")
+    assert done.returncode == 1
+    assert f"🚨 owner/model: {names[1]} came damaged 3 times" in done.stderr
+    hub.requests.clear()
+    assert run(hub, tmp_path / "out").returncode == 0
+    assert hub.asked(names[0]) == []
+    assert only_the_model(tmp_path / "out") == converted_here(golden / "qwen3", "q40", tmp_path / "here")
+
+
+def test_shard_damaged_on_this_disk(golden, hub, tmp_path):
+    """A downloaded shard is checked again when a later run finds it."""
+    names = shard(golden / "llama", tmp_path / "repo", 2)
+    hub.repositories["owner/model"] = tmp_path / "repo"
+    hub.faults[names[1]] = Fault(times=10**6, status=403)
+    assert run(hub, tmp_path / "out").returncode == 1
+    hub.faults.clear()
+    data = bytearray((tmp_path / "repo" / names[1]).read_bytes())
+    data[-100] ^= 1
+    (tmp_path / "out" / "dllama_model_m_q40.m.work" / names[1]).write_bytes(data)
+    assert run(hub, tmp_path / "out").returncode == 0
+    assert only_the_model(tmp_path / "out") == converted_here(golden / "llama", "q40", tmp_path / "here")
+
+
+def test_offline(golden, hub, tmp_path):
+    """Without the network: a finished model is found, an unfinished one is refused with the reason."""
+    shard(golden / "llama", tmp_path / "repo", 2)
+    hub.repositories["owner/model"] = tmp_path / "repo"
+    done = run(hub, tmp_path / "out", HF_HUB_OFFLINE="1")
+    assert done.returncode == 1
+    assert "HF_HUB_OFFLINE is set" in done.stderr
+    assert run(hub, tmp_path / "out").returncode == 0
+    hub.requests.clear()
+    assert run(hub, tmp_path / "out", HF_HUB_OFFLINE="1").returncode == 0
+    assert hub.requests == []
+
+
+def test_token(golden, hub, tmp_path):
+    shard(golden / "llama", tmp_path / "repo", 2)
+    hub.repositories["owner/model"] = tmp_path / "repo"
+    hub.token = "hf_secret"
+    done = run(hub, tmp_path / "out")
+    assert done.returncode == 1
+    assert "HF_TOKEN" in done.stderr
+    assert run(hub, tmp_path / "out", HF_TOKEN="hf_secret").returncode == 0
+
+
+def test_what_is_not_there(golden, hub, tmp_path):
+    done = run(hub, tmp_path / "out")
+    assert done.returncode == 1
+    assert "🚨 owner/model: there is no such repository" in done.stderr
+    shard(golden / "llama", tmp_path / "repo", 2)
+    (tmp_path / "repo" / "model-00002-of-00002.safetensors").unlink()
+    hub.repositories["owner/model"] = tmp_path / "repo"
+    done = run(hub, tmp_path / "out")
+    assert done.returncode == 1
+    assert "model-00002-of-00002.safetensors, which is not there" in done.stderr
+
+
+def test_two_at_once(golden, hub, tmp_path):
+    """A second process on the same model is refused, and the first is not disturbed."""
+    names = shard(golden / "llama", tmp_path / "repo", 2)
+    hub.repositories["owner/model"] = tmp_path / "repo"
+    hub.faults[names[0]] = Fault(times=10**6, bytes_per_second=300_000)
+    first = subprocess.Popen(command(tmp_path / "out"), env=environment(hub), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not hub.asked(names[0]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    second = run(hub, tmp_path / "out")
+    assert second.returncode == 1
+    assert "another process is converting" in second.stderr
+    hub.faults.clear()
+    assert first.wait(60) == 0
+    assert only_the_model(tmp_path / "out") == converted_here(golden / "llama", "q40", tmp_path / "here")
