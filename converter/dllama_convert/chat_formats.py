@@ -29,7 +29,7 @@ def chat_format(model_config: dict, t: Tokenizer) -> str:
     if t.chat_template:
         for marks, name in _BY_TEMPLATE:
             if all(mark in t.chat_template for mark in marks):
-                old = architecture in ("GlmForCausalLM", "ChatGLMModel") or "{% for item in messages %}" in t.chat_template
+                old = architecture in ("GlmForCausalLM", "ChatGLMModel") or "for item in messages" in t.chat_template
                 return "glm-4-9b-chat" if name == "glm4-0414" and old else name
         return ""
     if architecture == "ChatGLMModel" and "<|assistant|>" in tokens:

@@ -12,7 +12,8 @@ from .tokenizer_file import Tokenizer
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # GLM-4's and Llama 3's: the same.
 CL100K_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -84,7 +85,7 @@ class Folder:
 
 def _is_marker(text: str) -> bool:
     """Tags that answers contain (<think>, <tool_call>, ...) are printed; [gMASK], <sop>, <|user|> are not."""
-    return not (text.startswith("<") and not text.startswith("<|") and text not in ("<sop>", "<eop>")) and text != "/nothink"
+    return text.startswith(("<|", "[")) or text in ("<sop>", "<eop>")
 
 
 def fill_vocab(pieces: dict[int, bytes], special: dict[int, tuple[str, bool]]) -> list[bytes]:
@@ -96,8 +97,17 @@ def fill_vocab(pieces: dict[int, bytes], special: dict[int, tuple[str, bool]]) -
 
 def load_tokenizer(path: pathlib.Path) -> Tokenizer:
     """The tokenizer in a folder. Raises ConversionError, naming what is not supported."""
-    folder = Folder(path)
-    if (path / "tokenizer.json").exists():
+    if not path.is_dir():
+        raise ConversionError(f"{path}: there is no such folder")
+    try:
+        return _load(Folder(path))
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise ConversionError(f"{path}: a tokenizer file is damaged or of an unknown form: {error!r}") from error
+
+
+def _load(folder: Folder) -> Tokenizer:
+    path = folder.path
+    if (path / "tokenizer.json").exists() and not _repeats_sentencepiece(path):
         t = _from_json(folder)
     elif (path / "vocab.json").exists() and (path / "merges.txt").exists():
         t = _from_vocab_and_merges(folder)
@@ -106,12 +116,20 @@ def load_tokenizer(path: pathlib.Path) -> Tokenizer:
     elif (path / "tokenizer.model").exists():
         with open(path / "tokenizer.model", "rb") as file:
             first = file.readline(4096)
-        t = _from_tiktoken(folder) if _is_tiktoken_line(first) else _from_sentencepiece(folder, path / "tokenizer.model")
+        tiktoken = _is_tiktoken_line(first)
+        t = _from_tiktoken(folder) if tiktoken else _from_sentencepiece(folder, path / "tokenizer.model")
     else:
         raise ConversionError(f"{path}: there is no tokenizer.json, tokenizer.model, ice_text.model or vocab.json")
     t.chat_template = folder.template()
     t.chat_format = chat_format(folder.model_config, t)
     return t
+
+
+def _repeats_sentencepiece(path: pathlib.Path) -> bool:
+    """Llama 2's tokenizer.json imitates the sentencepiece model beside it."""
+    if not (path / "tokenizer.model").exists():
+        return False
+    return bool(read_json(path / "tokenizer.json")["model"].get("byte_fallback"))
 
 
 def _byte_level(folder: Folder, pieces: dict[int, bytes], special: dict[int, tuple[str, bool]]) -> Tokenizer:
@@ -244,6 +262,7 @@ def _from_tiktoken(folder: Folder) -> Tokenizer:
     t.patterns = [CL100K_PATTERN]
     # tiktoken takes a piece that is a token whole before it merges.
     t.ignore_merges = True
+    t.add_bos = bool(folder.config.get("add_bos_token", t.bos_id >= 0))
     if "ChatGLM4" in str(folder.config.get("tokenizer_class", "")) or "[gMASK]" in {text for _, text, _ in t.special}:
         ids = {text: i for i, text, _ in t.special}
         # GLM-4's own tokenizer puts these before every text; later ones leave it to the template.
@@ -258,7 +277,7 @@ def _from_tiktoken(folder: Folder) -> Tokenizer:
 def _from_vocab_and_merges(folder: Folder) -> Tokenizer:
     name = str(folder.config.get("tokenizer_class", ""))
     if not name.startswith("Qwen2"):
-        raise ConversionError(f"{folder.path}: vocab.json of tokenizer_class {name!r} is not supported (Qwen2Tokenizer)")
+        raise ConversionError(f"{folder.path}: vocab.json of a {name!r} is not supported (Qwen2Tokenizer)")
     vocab = read_json(folder.path / "vocab.json")
     special = folder.special()
     t = _byte_level(folder, {i: raw_bytes(piece) for piece, i in vocab.items()}, special)
@@ -290,8 +309,8 @@ def _from_sentencepiece(folder: Folder, path: pathlib.Path) -> Tokenizer:
     for i in range(size):
         piece = processor.IdToPiece(i)
         pieces[i] = bytes([int(piece[3:5], 16)]) if processor.IsByte(i) else piece.replace("\u2581", " ").encode()
-    special = {i: (processor.IdToPiece(i), True) for i in range(size) if processor.IsControl(i) or processor.IsUnknown(i)}
-    special |= folder.special()
+    marks = (i for i in range(size) if processor.IsControl(i) or processor.IsUnknown(i))
+    special = {i: (processor.IdToPiece(i), True) for i in marks} | folder.special()
     v1 = path.name == "ice_text.model"
     if v1:
         for text in ("[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>"):
@@ -313,6 +332,9 @@ def _from_sentencepiece(folder: Folder, path: pathlib.Path) -> Tokenizer:
         t.eos_ids = [ids["<eop>"]]
     elif "[gMASK]" in ids:
         t.prefix_ids = [ids["[gMASK]"], ids["sop"]]
+        # ChatGLM3's answers end where another role begins.
+        roles = [ids[role] for role in ("<|user|>", "<|observation|>") if role in ids]
+        t.eos_ids += [i for i in roles if i not in t.eos_ids]
     else:
         t.bos_id = processor.bos_id()
         t.add_bos = bool(folder.config.get("add_bos_token", True)) and t.bos_id >= 0

@@ -1,0 +1,268 @@
+"""Small tokenizers of every kind, trained here by the libraries that models use: the .t file encodes as they do."""
+
+import base64
+import json
+
+import pytest
+import sentencepiece
+import tokenizers
+from dllama_convert.tokenizers import CL100K_PATTERN, QWEN2_PATTERN, raw_bytes
+from tokenizer_tools import TEXTS, converted_tokenizer, engine, run_tokenizer_converter, trailer
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+CORPUS = TEXTS * 3 + ["the fox and the dog walk through the brown wood", "hello world, hello again"] * 5
+
+
+def train_byte_level(pattern: str, vocab_size: int = 600) -> tokenizers.Tokenizer:
+    t = tokenizers.Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+    t.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    t.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet(), key=raw_bytes)
+    t.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet))
+    return t
+
+
+def write_json(path, value) -> None:
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def check(file, expected: list[list[int]], texts=TEXTS, normal=lambda text: text) -> None:
+    for text, ids, actual in zip(texts, expected, engine(file, texts), strict=True):
+        assert actual["ids"] == ids, text
+        assert actual["back"] == normal(text)
+
+
+def test_tokenizer_json(tmp_path):
+    """As GLM-4.5 and Llama 3 publish it: added tokens, some of them printed, and ids put before a text."""
+    t = train_byte_level(CL100K_PATTERN)
+    plain = [t.encode(text).ids for text in TEXTS]
+    t.add_special_tokens(["[gMASK]", "<sop>", "<|user|>", "<|endoftext|>"])
+    t.add_tokens(["<think>", "</think>"])
+    gmask, sop = t.token_to_id("[gMASK]"), t.token_to_id("<sop>")
+    t.post_processor = processors.TemplateProcessing(
+        "[gMASK] <sop> $A", special_tokens=[("[gMASK]", gmask), ("<sop>", sop)]
+    )
+    folder = tmp_path / "model"
+    folder.mkdir()
+    t.save(str(folder / "tokenizer.json"))
+    write_json(folder / "tokenizer_config.json", {"eos_token": "<|endoftext|>"})
+    write_json(
+        folder / "generation_config.json", {"eos_token_id": [t.token_to_id("<|endoftext|>"), t.token_to_id("<|user|>")]}
+    )
+    (folder / "chat_template.jinja").write_text("[gMASK]<sop>{{ '<|assistant|>' }}<think>{% if x %}/nothink{% endif %}")
+    file = converted_tokenizer(folder)
+    check(file, plain)
+    for text, actual in zip(TEXTS, engine(file, TEXTS), strict=True):
+        assert actual["prompt"] == t.encode(text).ids, text
+    document = trailer(file)
+    assert (document["prefix_ids"], document["chat_format"]) == ([gmask, sop], "glm-4.5")
+    assert {text: special for _, text, special in document["special"]} == {
+        "[gMASK]": True, "<sop>": True, "<|user|>": True, "<|endoftext|>": True, "<think>": False, "</think>": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("ignore_merges", [False, True])
+def test_tokenizer_json_with_unreachable_token(ignore_merges, tmp_path):
+    """With ignore_merges a piece that is in the vocabulary is taken whole, even if no merges lead to it."""
+    t = train_byte_level(CL100K_PATTERN)
+    document = json.loads(t.to_str())
+    document["model"]["ignore_merges"] = ignore_merges
+    document["model"]["vocab"]["zyxw"] = len(document["model"]["vocab"])
+    folder = tmp_path / "model"
+    folder.mkdir()
+    write_json(folder / "tokenizer.json", document)
+    reference = tokenizers.Tokenizer.from_str(json.dumps(document))
+    texts = ["zyxw", "zyxwv", *TEXTS]
+    assert (len(reference.encode("zyxw").ids) == 1) == ignore_merges
+    check(converted_tokenizer(folder), [reference.encode(text).ids for text in texts], texts)
+
+
+def test_digits_and_byte_level_pattern(tmp_path):
+    """Several pre-tokenizers in turn."""
+    t = train_byte_level(CL100K_PATTERN)
+    t.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    folder = tmp_path / "model"
+    folder.mkdir()
+    t.save(str(folder / "tokenizer.json"))
+    check(converted_tokenizer(folder), [t.encode(text).ids for text in TEXTS])
+
+
+def test_vocab_and_merges(tmp_path):
+    """As Qwen2 publishes it, with NFC."""
+    t = train_byte_level(QWEN2_PATTERN)
+    t.normalizer = normalizers.NFC()
+    folder = tmp_path / "model"
+    folder.mkdir()
+    t.model.save(str(folder))
+    decoder = {str(t.get_vocab_size()): {"content": "<|im_end|>", "special": True}}
+    config = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>", "added_tokens_decoder": decoder}
+    write_json(folder / "tokenizer_config.json", config)
+    file = converted_tokenizer(folder)
+    check(file, [t.encode(text).ids for text in TEXTS], normal=t.normalizer.normalize_str)
+    assert trailer(file)["special"] == [[t.get_vocab_size(), "<|im_end|>", True]]
+
+
+def test_tiktoken(tmp_path):
+    """As GLM-4 and Llama 3 publish it: tokens by rank, special tokens in tokenizer_config.json."""
+    t = train_byte_level(CL100K_PATTERN)
+    ranks = sorted((i, raw_bytes(piece)) for piece, i in t.get_vocab().items())
+    folder = tmp_path / "model"
+    folder.mkdir()
+    lines = (f"{base64.b64encode(piece).decode()} {i}\n" for i, piece in ranks)
+    (folder / "tokenizer.model").write_text("".join(lines))
+    size = len(ranks)
+    # The vocabulary has holes behind the ranks.
+    names = {size: "<|endoftext|>", size + 2: "[gMASK]", size + 4: "<sop>", size + 5: "<|assistant|>"}
+    decoder = {str(i): {"content": text, "special": True} for i, text in names.items()}
+    write_json(
+        folder / "tokenizer_config.json", {"added_tokens_decoder": decoder, "auto_map": {"AutoTokenizer": ["x", None]}}
+    )
+    write_json(folder / "config.json", {"architectures": ["ChatGLMModel"], "eos_token_id": [size]})
+    file = converted_tokenizer(folder)
+    # Both merge by the id of the merged bytes: the trainer numbers tokens in the order of its merges.
+    check(file, [t.encode(text).ids for text in TEXTS])
+    document = trailer(file)
+    assert (document["prefix_ids"], document["chat_format"]) == ([size + 2, size + 4], "glm-4-9b-chat")
+    assert engine(file, ["<sop>"])[0]["prompt"] == [size + 2, size + 4, size + 4]
+
+
+def train_sentencepiece(folder, name: str, **options) -> sentencepiece.SentencePieceProcessor:
+    folder.mkdir()
+    corpus = folder / "corpus"
+    corpus.write_text(
+        "\n".join(line for text in CORPUS for line in text.replace("\0", " ").splitlines()), encoding="utf-8"
+    )
+    sentencepiece.SentencePieceTrainer.Train(
+        input=str(corpus), model_prefix=str(folder / "trained"), minloglevel=2, num_threads=1, **options
+    )
+    (folder / "trained.model").rename(folder / name)
+    return sentencepiece.SentencePieceProcessor(model_file=str(folder / name))
+
+
+LLAMA = {
+    "model_type": "bpe",
+    "byte_fallback": True,
+    "vocab_size": 450,
+    "normalization_rule_name": "identity",
+    "remove_extra_whitespaces": False,
+    "split_digits": True,
+    "character_coverage": 0.99,
+}
+
+
+def test_llama_sentencepiece(tmp_path):
+    folder = tmp_path / "model"
+    reference = train_sentencepiece(folder, "tokenizer.model", **LLAMA)
+    write_json(folder / "tokenizer_config.json", {"chat_template": "{% for m in messages %}[INST]{% endfor %}"})
+    # Llama 2's folders hold such a file as well: it imitates the model.
+    write_json(folder / "tokenizer.json", {"model": {"type": "BPE", "byte_fallback": True}})
+    file = converted_tokenizer(folder)
+    expected = [reference.encode(text) for text in TEXTS]
+    check(file, expected)
+    assert [actual["prompt"] for actual in engine(file, TEXTS[1:6])] == [[1, *ids] for ids in expected[1:6]]
+    assert trailer(file)["chat_format"] == "llama2"
+
+
+ROLES = ["<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"]
+
+
+@pytest.mark.parametrize(("name", "roles"), [("chatglm2-6b", []), ("chatglm3-6b", ROLES)])
+def test_chatglm_2_and_3(name, roles, tmp_path):
+    folder = tmp_path / "model"
+    reference = train_sentencepiece(folder, "tokenizer.model", **LLAMA)
+    write_json(
+        folder / "tokenizer_config.json", {"tokenizer_class": "ChatGLMTokenizer", "name_or_path": f"THUDM/{name}"}
+    )
+    write_json(folder / "config.json", {"architectures": ["ChatGLMModel"], "eos_token_id": 2})
+    file = converted_tokenizer(folder)
+    expected = [reference.encode(text) for text in TEXTS]
+    check(file, expected)
+    size = reference.get_piece_size()
+    document = trailer(file)
+    assert document["chat_format"] == name.removesuffix("-6b")
+    names = {text: i for i, text, _ in document["special"]}
+    assert [names[text] - size for text in ["[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", *roles]] == list(
+        range(5 + len(roles))
+    )
+    assert document["prefix_ids"] == [names["[gMASK]"], names["sop"]]
+    assert engine(file, ["hello"])[0]["prompt"] == [*document["prefix_ids"], *reference.encode("hello")]
+
+
+def test_original_chatglm(tmp_path):
+    """ice_text.model: line feeds, tabs and runs of blanks are pieces, and [gMASK] <sop> go behind a prompt."""
+    blanks = [f"<|blank_{n}|>" for n in range(2, 81)]
+    own = ["<n>", "<|tab|>", *blanks, "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>"]
+    folder = tmp_path / "model"
+    options = {"model_type": "unigram", "byte_fallback": True, "hard_vocab_limit": False, "user_defined_symbols": own}
+    reference = train_sentencepiece(folder, "ice_text.model", vocab_size=600, **options)
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "ChatGLMTokenizer"})
+    file = converted_tokenizer(folder)
+
+    def rewritten(text: str) -> str:
+        text = text.replace("\n", "<n>").replace("\t", "<|tab|>")
+        for n in range(80, 1, -1):
+            text = text.replace(" " * n, f"<|blank_{n}|>")
+        return text
+
+    # Left out: what the library itself makes a token of, and repeated letters, where it has equally good ways to cut
+    # and takes another with each version.
+    texts = [text for text in TEXTS if "[gMASK]" not in text and "Ⅷ" not in text and "xxx" not in text]
+    results = engine(file, texts)
+    suffix = [reference.piece_to_id(text) for text in ("[gMASK]", "<sop>")]
+    for text, actual in zip(texts, results, strict=True):
+        assert actual["ids"] == reference.encode(rewritten(text)), text
+        assert actual["prompt"] == [*actual["ids"], *suffix]
+    # The model normalises (NFKC) and drops single blanks at the ends; all other white space comes back.
+    kept = "line\n\n  two blanks,\ttab" + " " * 90 + "end\n"
+    assert engine(file, [kept])[0]["back"] == kept
+    document = trailer(file)
+    assert (document["text_rules"], document["chat_format"]) == ("chatglm-6b", "chatglm")
+    assert document["suffix_ids"] == suffix
+
+
+REFUSED = {
+    "wordpiece": ({"model": {"type": "WordPiece"}}, "model type WordPiece is not supported"),
+    "byte fallback": ({"model": {"byte_fallback": True}}, "byte_fallback is not supported"),
+    "subword prefix": ({"model": {"continuing_subword_prefix": "##"}}, "continuing_subword_prefix = '##'"),
+    "normalizer": ({"normalizer": {"type": "Lowercase"}}, "normalizer Lowercase is not supported"),
+    "no pre-tokenizer": ({"pre_tokenizer": None}, "there is no pre_tokenizer"),
+    "pre-tokenizer": ({"pre_tokenizer": {"type": "Metaspace"}}, "pre-tokenizer Metaspace is not supported"),
+    "post-processor": (
+        {"post_processor": {"type": "BertProcessing"}},
+        "post-processor BertProcessing is not supported",
+    ),
+    "damaged": ({"model": {"merges": [["no", "token"]]}}, "a tokenizer file is damaged"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refusals(case, tmp_path):
+    changes, words = REFUSED[case]
+    document = json.loads(train_byte_level(CL100K_PATTERN, 300).to_str())
+    document["model"] |= changes.get("model", {})
+    document |= {key: value for key, value in changes.items() if key != "model"}
+    folder, output = tmp_path / "model", tmp_path / "out"
+    folder.mkdir()
+    write_json(folder / "tokenizer.json", document)
+    result = run_tokenizer_converter(folder, output)
+    assert (result.returncode, len(result.stderr.splitlines())) == (1, 1), result.stderr
+    assert words in result.stderr
+    assert not output.exists()
+
+
+def test_missing_and_existing_files(tmp_path):
+    result = run_tokenizer_converter(tmp_path / "nowhere", tmp_path / "out")
+    assert (result.returncode, "nowhere: there is no such folder" in result.stderr) == (1, True)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    result = run_tokenizer_converter(folder, tmp_path / "out")
+    assert (result.returncode, "there is no tokenizer.json" in result.stderr) == (1, True)
+    train_byte_level(CL100K_PATTERN, 300).save(str(folder / "tokenizer.json"))
+    assert run_tokenizer_converter(folder, tmp_path / "out").returncode == 0
+    result = run_tokenizer_converter(folder, tmp_path / "out")
+    assert (result.returncode, "exists already" in result.stderr) == (1, True)
