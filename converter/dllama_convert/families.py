@@ -320,9 +320,11 @@ def _chatglm1(c: HfConfig, b: Builder) -> Plan:
     c.expect("position_encoding_2d", True)
     c.expect("pre_seq_len", 0)
     hidden, heads, inner = c.need("hidden_size"), c.need("num_attention_heads"), c.need("inner_hidden_size")
-    head_dim, vocab = hidden // heads, c.need("vocab_size")
-    # The oldest checkpoints keep 20000 image tokens before the text's and do not name the special ids.
-    old = vocab == 150528
+    head_dim, stored_vocab = hidden // heads, c.need("vocab_size")
+    # The oldest checkpoints keep 20000 image tokens before the text's and need not name the special ids. The later ones
+    # left these rows out, and so do we: the tokenizer's ids are the same from there on.
+    images = 20000 if stored_vocab == 150528 else 0
+    vocab = stored_vocab - images
     cfg = {
         "hidden_size": hidden,
         "num_hidden_layers": c.need("num_layers"),
@@ -339,10 +341,10 @@ def _chatglm1(c: HfConfig, b: Builder) -> Plan:
         "attention_bias": True,
         "tie_word_embeddings": False,
         "hidden_act": "gelu_tanh",
-        "eos_token_ids": [150005] if old else c.eos_ids(),
-        "gmask_token_id": c.get("gmask_token_id", 150001),
-        "mask_token_id": c.get("mask_token_id", 150000),
-        "bos_token_id": 150004 if old else c.need("bos_token_id"),
+        "eos_token_ids": [i - images for i in c.eos_ids() or [130005 + images]],
+        "gmask_token_id": c.get("gmask_token_id", 130001 + images) - images,
+        "mask_token_id": c.get("mask_token_id", 130000 + images) - images,
+        "bos_token_id": c.get("bos_token_id", 130004 + images) - images,
     }
     fused_rows = np.arange(3 * hidden).reshape(heads, 3, head_dim)  # per head: q, k, v
 
@@ -355,7 +357,10 @@ def _chatglm1(c: HfConfig, b: Builder) -> Plan:
         b.matrix(f"{name}.weight", rows, cols, f"{source}.weight", index, total_rows=total)
         b.vector(f"{name}.bias", rows, f"{source}.bias", index, total_rows=total)
 
-    b.matrix("token_embedding.weight", vocab, hidden, "transformer.word_embeddings.weight")
+    def table(name: str, source: str) -> None:
+        b.matrix(name, vocab, hidden, source, first_row=images, total_rows=stored_vocab)
+
+    table("token_embedding.weight", "transformer.word_embeddings.weight")
     for i in range(cfg["num_hidden_layers"]):
         src, dst = f"transformer.layers.{i}.", f"layers.{i}."
         norm(f"{dst}attn_norm", f"{src}input_layernorm")
@@ -369,8 +374,7 @@ def _chatglm1(c: HfConfig, b: Builder) -> Plan:
         linear(f"{dst}ffn.down", hidden, inner, f"{src}mlp.dense_4h_to_h")
     norm("final_norm", "transformer.final_layernorm")
     # The head repeats the embedding; some checkpoints leave it out.
-    head = "lm_head.weight" if b.has("lm_head.weight") else "transformer.word_embeddings.weight"
-    b.matrix("head.weight", vocab, hidden, head)
+    table("head.weight", "lm_head.weight" if b.has("lm_head.weight") else "transformer.word_embeddings.weight")
     return Plan("chatglm", cfg, b.outputs)
 
 

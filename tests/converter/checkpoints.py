@@ -1,12 +1,15 @@
 """Checkpoint folders: the reference models of tests/data/golden, taken apart and written in other forms."""
 
 import collections
+import contextlib
+import dataclasses
+import importlib.util
+import io
 import json
 import math
 import pathlib
 import pickle
 import struct
-import subprocess
 import sys
 import types
 import zipfile
@@ -107,10 +110,27 @@ def write_folder(folder: pathlib.Path, config: dict, tensors: Tensors, shards: i
     return folder
 
 
-def run_converter(folder: pathlib.Path, output: pathlib.Path, weight_type: str = "f32", *flags: str):
-    """convert-hf.py as a user calls it."""
-    command = [sys.executable, ROOT / "converter" / "convert-hf.py", folder, weight_type, "model"]
-    return subprocess.run([*command, "--output-dir", output, *flags], capture_output=True, text=True, timeout=60)
+@dataclasses.dataclass
+class Result:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_tool(name: str, *arguments) -> Result:
+    """A program of converter/ with these arguments, inside this process: starting Python takes longer than its work."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "converter" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    out, errors = io.StringIO(), io.StringIO()
+    with mock.patch.object(sys, "argv", [name, *map(str, arguments)]):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+            code = module.main()
+    return Result(code, out.getvalue(), errors.getvalue())
+
+
+def run_converter(folder: pathlib.Path, output: pathlib.Path, weight_type: str = "f32", *flags: str) -> Result:
+    return run_tool("convert-hf", folder, weight_type, "model", "--output-dir", output, *flags)
 
 
 def converted(folder: pathlib.Path, weight_type: str = "f32", *flags: str) -> bytes:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from checkpoints import Tensors, converted, document, golden, write_folder, zeros
 
@@ -115,6 +116,32 @@ def test_next_token_layer_is_kept_where_there_is_one(tmp_path):
     # The tensors lie one behind the other up to the end of the file.
     name, dtype, shape, offset, _ = document_with["tensors"][-1]
     assert (name, dtype, len(model)) == ("head.weight", "F32", offset + 4 * math.prod(shape))
+
+
+def test_old_vocabulary_of_the_original_chatglm(tmp_path):
+    """20000 image tokens before the text's: they are left out, which is what the later checkpoints are."""
+    config, tensors = golden("chatglm-6b")
+    tables = ("transformer.word_embeddings.weight", "lm_head.weight")
+    new_size, old_size, hidden = 130528, 150528, config["hidden_size"]
+    text = np.random.default_rng(3).integers(0, 0x3C00, (new_size, hidden), np.uint16).tobytes()  # F16 from 0 to 1
+    images = bytes(2 * 20000 * hidden)
+    ids = {"bos_token_id": 130004, "eos_token_id": 130005, "mask_token_id": 130000, "gmask_token_id": 130001}
+    new = tensors | {name: ("F16", [new_size, hidden], text) for name in tables}
+    slim = converted(write_folder(tmp_path / "new", config | ids | {"vocab_size": new_size}, new), "q40")
+    # The oldest config.json names neither mask; the head is left out where it repeats the embedding.
+    del config["mask_token_id"], config["gmask_token_id"]
+    old_config = config | {"vocab_size": old_size, "bos_token_id": 150004, "eos_token_id": 150005}
+    old = tensors | {tables[0]: ("F16", [old_size, hidden], images + text)}
+    del old[tables[1]]
+    assert converted(write_folder(tmp_path / "old", old_config, old), "q40") == slim
+    assert (
+        document(slim)["config"].items()
+        >= {
+            "vocab_size": new_size,
+            "eos_token_ids": [130005],
+            **{key: ids[key] for key in ("bos_token_id", "mask_token_id", "gmask_token_id")},
+        }.items()
+    )
 
 
 def test_tied_head_is_not_stored(tmp_path):

@@ -5,10 +5,9 @@ import os
 import pathlib
 import struct
 import subprocess
-import sys
 
 import pytest
-from checkpoints import ROOT
+from checkpoints import ROOT, Result, run_tool
 
 SHARED = pathlib.Path(os.environ.get("DLLAMA_SHARED", ROOT.parent / "shared"))
 
@@ -21,10 +20,8 @@ TEXTS = [
 ]  # fmt: skip
 
 
-def run_tokenizer_converter(folder: pathlib.Path, output: pathlib.Path):
-    """convert-tokenizer-hf.py as a user calls it."""
-    command = [sys.executable, ROOT / "converter" / "convert-tokenizer-hf.py", folder, "tok", "--output-dir", output]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+def run_tokenizer_converter(folder: pathlib.Path, output: pathlib.Path) -> Result:
+    return run_tool("convert-tokenizer-hf", folder, "tok", "--output-dir", output)
 
 
 def converted_tokenizer(folder: pathlib.Path) -> pathlib.Path:
