@@ -80,11 +80,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _listing(self, name: str, folder: pathlib.Path) -> None:
         siblings = []
         for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-            entry = {"rfilename": str(file.relative_to(folder)), "size": file.stat().st_size}
-            entry["blobId"] = hashlib.sha1(f"blob {entry['size']}\0".encode() + file.read_bytes()).hexdigest()
-            if entry["size"] >= LARGE:
-                sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-                entry["lfs"] = {"sha256": sha256, "size": entry["size"], "pointerSize": 130}
+            size = file.stat().st_size
+            entry = {"rfilename": str(file.relative_to(folder)), "size": size}
+            if size >= LARGE:
+                entry["lfs"] = {"sha256": _sha256(file, file.stat().st_mtime_ns), "size": size, "pointerSize": 130}
+            else:
+                entry["blobId"] = hashlib.sha1(f"blob {size}\0".encode() + file.read_bytes()).hexdigest()
             siblings.append(entry)
         body = json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode()
         self.send_response(200)
@@ -107,32 +108,41 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             fault.times -= 1
             if fault.status:
                 return self._error(fault.status, "Fault")
-        with open(path, "rb") as file:
-            file.seek(begin)
-            body = bytearray(file.read(end - begin))
-        if fault and fault.corrupt:
-            body[len(body) // 2] ^= 0xFF
         self.send_response(206 if wanted else 200)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(end - begin))
         self.send_header("ETag", f'"{path.stat().st_mtime_ns}"')
         self.send_header("X-Repo-Commit", COMMIT)
         if wanted:
             self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{size}")
         self.end_headers()
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._send(body, fault)
+        if self.command == "HEAD":
+            return
+        with open(path, "rb") as file, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            if fault:
+                file.seek(begin)
+                self._send_faulty(bytearray(file.read(end - begin)), fault)
+            else:
+                self.connection.sendfile(file, begin, end - begin)
 
-    def _send(self, body: bytearray, fault: Fault | None) -> None:
-        if fault and fault.drop_after is not None:
+    def _send_faulty(self, body: bytearray, fault: Fault) -> None:
+        if fault.corrupt:
+            body[len(body) // 2] ^= 0xFF
+        if fault.drop_after is not None:
             self.wfile.write(body[: fault.drop_after])
             self.close_connection = True
-        elif fault and fault.bytes_per_second:
+        elif fault.bytes_per_second:
             step = max(1, fault.bytes_per_second // 20)
             for at in range(0, len(body), step):
                 self.wfile.write(body[at : at + step])
                 time.sleep(0.05)
         else:
             self.wfile.write(body)
+
+
+@functools.cache
+def _sha256(path: pathlib.Path, modified: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
