@@ -48,7 +48,7 @@ int runInference(const InferenceOptions& options) {
         std::fflush(stdout);
     }
     if (interrupt.raised()) fmt::print("🛑 Interrupted\n");
-    report.print();
+    report.print(session.cluster());
     return interrupt.raised() ? 130 : 0;
 }
 

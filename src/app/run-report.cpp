@@ -16,6 +16,21 @@ void printTable(const char* title, int nTokens, double seconds) {
                nTokens > 0 ? seconds * 1000.0 / nTokens : 0.0, title);
 }
 
+void printNodes(const ClusterForward& cluster) {
+    const std::vector<std::string> names = cluster.nodes();
+    const std::vector<std::optional<NodeStatistics>> nodes = cluster.nodeStatistics();
+    fmt::print("Nodes                     Compute      Sync  Sync p50  Sync p99      Sent  Received\n");
+    for (size_t rank = 0; rank < names.size(); rank++) {
+        fmt::print("   {:<20}", names[rank]);
+        if (const auto& node = nodes[rank])
+            fmt::print("{:>7} ms{:>7} ms{:>7.0f} us{:>7.0f} us{:>7} kB{:>7} kB\n", milliseconds(node->computeSeconds),
+                       milliseconds(node->sync.seconds), node->sync.p50Us, node->sync.p99Us, node->sync.bytesSent >> 10,
+                       node->sync.bytesReceived >> 10);
+        else
+            fmt::print("  has not told in time\n");
+    }
+}
+
 }  // namespace
 
 void printEvaluated(const StepReport& step) {
@@ -42,10 +57,11 @@ void RunReport::add(const StepReport& step) {
     }
 }
 
-void RunReport::print() const {
+void RunReport::print(const ClusterForward* cluster) const {
     fmt::print("\nEvaluation\n   nBatches: {}\n", nBatches_);
     printTable("Prediction\n", nPrompt_, promptSeconds_);
     printTable("", nAnswer_, answerSeconds_);
+    if (cluster != nullptr) printNodes(*cluster);
 }
 
 }  // namespace dllama

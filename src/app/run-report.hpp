@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "engine/cluster-forward.hpp"
 #include "engine/engine.hpp"
 
 namespace dllama {
@@ -14,7 +15,8 @@ void printPredicted(const StepReport& step, const std::string& piece);
 class RunReport {
   public:
     void add(const StepReport& step);
-    void print() const;
+    /// With a table of the nodes if there are several; `cluster` is null on one machine.
+    void print(const ClusterForward* cluster = nullptr) const;
     double promptTokensPerSecond() const { return promptSeconds_ > 0.0 ? nPrompt_ / promptSeconds_ : 0.0; }
     double answerTokensPerSecond() const { return answerSeconds_ > 0.0 ? nAnswer_ / answerSeconds_ : 0.0; }
     int nPromptTokens() const { return nPrompt_; }

@@ -62,7 +62,9 @@ int runWorker(const WorkerFlags& flags) {
     std::thread serving([&] { worker.run(); });
     int signal = 0;
     sigwait(&ends, &signal);
-    fmt::print("🛑 Stop signal\n");
+    fmt::print("🛑 Stopping; once more to stop at once\n");
+    std::fflush(stdout);
+    pthread_sigmask(SIG_UNBLOCK, &ends, nullptr);
     worker.stop();
     serving.join();
     return 0;

@@ -15,7 +15,11 @@ namespace {
 
 /// A worker that runs is there at once; one that is frozen or cut off is given up after this.
 constexpr std::chrono::milliseconds kDialLimit{2000};
-constexpr std::chrono::milliseconds kRetryPause{100};
+/// Between two attempts; it doubles from one to the other.
+constexpr std::chrono::milliseconds kFirstPause{100}, kLongestPause{500};
+/// When a line breaks its cause may be about to arrive on the other one.
+constexpr std::chrono::milliseconds kCauseLimit{100};
+constexpr std::chrono::milliseconds kStatisticsLimit{1000};
 /// A worker may need so long to notice that its last session has ended: it finishes the layer it is in.
 constexpr std::chrono::seconds kBusyLimit{30};
 constexpr std::chrono::seconds kAnswerLimit{30};
@@ -68,17 +72,23 @@ void ClusterForward::teardown() {
     lost_.reset();
 }
 
-/// Connects and prepares everything for steps. If something breaks on the way it begins anew.
+/// Connects and prepares everything for steps. If something breaks on the way it begins anew; if it gives up, nothing
+/// stays connected.
 void ClusterForward::establish(std::chrono::milliseconds wait, bool allRequired) {
     for (int attempt = 1;; attempt++) {
         teardown();
-        connectControl(wait, allRequired);
         try {
-            startSession();
-            return;
-        } catch (const PeerLost& error) {
-            if (attempt == kMaxAttempts) throw;
-            options_.log(fmt::format("starting again: {}", error.what()));
+            connectControl(wait, allRequired);
+            try {
+                startSession();
+                return;
+            } catch (const PeerLost& error) {
+                if (attempt == kMaxAttempts) throw;
+                options_.log(fmt::format("starting again: {}", error.what()));
+            }
+        } catch (...) {
+            teardown();
+            throw;
         }
     }
 }
@@ -92,15 +102,23 @@ void ClusterForward::connectControl(std::chrono::milliseconds wait, bool allRequ
         link->number = link->rank = static_cast<int>(i) + 1;
         links_.push_back(std::move(link));
     }
+    Heartbeat::Options beats;
+    beats.session = static_cast<uint32_t>(session_);
+    beats.silence = options_.silence;
+    heartbeat_ = std::make_unique<Heartbeat>(
+        beats, [this](int node, const std::string& reason) { noteLost(node, reason); },
+        [this](int node, const Frame& frame) { hear(node, frame); });
     const Secret* secret = options_.secret ? &*options_.secret : nullptr;
     const Deadline patience = after(wait), busyPatience = after(wait + kBusyLimit);
     forEachLink([&](Link& link) {
-        for (;;) {
+        bool told = false;
+        for (auto pause = kFirstPause;; pause = std::min(2 * pause, kLongestPause)) {
             try {
                 const Hello hello{Hello::Purpose::Control, session_, 0, link.number};
                 Greeted greeted = dial(link.address, hello, secret, after(kDialLimit));
                 link.control = std::move(greeted.connection);
                 link.node = greeted.node;
+                heartbeat_->add({link.number, link.control.get()});
                 return;
             } catch (const Refused& refused) {
                 link.busy = refused.busy;
@@ -113,17 +131,27 @@ void ClusterForward::connectControl(std::chrono::milliseconds wait, bool allRequ
                 link.failure = error.what();
                 return;
             }
-            if (Clock::now() > (link.busy ? busyPatience : patience)) return;
-            std::this_thread::sleep_for(kRetryPause);
+            const auto left = std::chrono::duration_cast<std::chrono::seconds>(
+                (link.busy ? busyPatience : patience) - Clock::now() + std::chrono::milliseconds(500));
+            if (left.count() <= 0) return;
+            if (!told) options_.log(fmt::format("{}; trying for {} s", link.failure, left.count()));
+            told = true;
+            std::this_thread::sleep_for(pause);
         }
     });
-    std::string missing;
-    for (const auto& link : links_)
-        if (!link->control) missing += fmt::format("{}{}", missing.empty() ? "" : "; ", link->failure);
-    const auto absent = std::find_if(links_.begin(), links_.end(), [](const auto& link) { return !link->control; });
-    if (absent == links_.end()) return;
-    if (allRequired) throw PeerLost((*absent)->rank, "{}", missing);
-    options_.log(fmt::format("going on without {}", missing));
+    std::string failures;
+    absent_.clear();
+    int firstAbsent = 0;
+    for (const auto& link : links_) {
+        if (link->control) continue;
+        if (firstAbsent == 0) firstAbsent = link->rank;
+        failures += fmt::format("{}{}", failures.empty() ? "" : "; ", link->failure);
+        absent_ += fmt::format("{}{}", absent_.empty() ? "" : ", ", link->address.text());
+    }
+    if (firstAbsent == 0) return;
+    if (allRequired) throw PeerLost(firstAbsent, "{}", failures);
+    options_.log(fmt::format("going on without {}", failures));
+    const std::lock_guard lock(mutex_);
     std::erase_if(links_, [](const auto& link) { return !link->control; });
     for (size_t i = 0; i < links_.size(); i++) links_[i]->rank = static_cast<int>(i) + 1;
 }
@@ -155,6 +183,7 @@ void ClusterForward::makePlan() {
         options_.placement ? *options_.placement : choosePlacement(arch_, static_cast<int>(setup_.nodes.size()));
     plan_ = planWithinMemory(arch_, setup_.nodes, setup_.placement, setup_.expertUse, file_, limits_, memory, names);
     setup_.planHash = plan_.hash();
+    checkFrames(arch_, plan_, limits_, file_.info("token_embedding.weight").dtype, options_.wire);
 }
 
 void ClusterForward::startSession() {
@@ -162,25 +191,19 @@ void ClusterForward::startSession() {
     makePlan();
     const uint32_t session = static_cast<uint32_t>(session_);
     const Secret* secret = options_.secret ? &*options_.secret : nullptr;
-    std::vector<Heartbeat::Peer> peers;
-    for (const auto& link : links_) peers.push_back({link->rank, link->control.get()});
     forEachLink([&](Link& link) {
         const Hello hello{Hello::Purpose::Data, session_, 0, link.number};
         Greeted greeted = dial(link.address, hello, secret, after(kDialLimit));
         const std::lock_guard lock(mutex_);
         link.data = std::move(greeted.connection);
+        if (lost_) throw PeerLost(*lost_);  // noteLost() had no data line to end yet
     });
-    Heartbeat::Options beats;
-    beats.session = session;
-    beats.silence = options_.silence;
-    heartbeat_ = std::make_unique<Heartbeat>(
-        beats, peers, [this](int rank, const std::string& reason) { noteLost(rank, reason); },
-        [this](int rank, const Frame& frame) {
-            if (frame.type == FrameType::Failure) noteLost(rank, printable(frame.text()));
-        });
 
     // Each worker is prepared in a thread of its own while the root loads what is its.
     const std::string text = setupToJson(setup_);
+    if (text.size() > maxPayload(FrameType::Setup))
+        throw ConfigError("the setup of this model has {} bytes, the limit is {}", text.size(),
+                          maxPayload(FrameType::Setup));
     std::exception_ptr failure;
     std::thread workers([&] {
         try {
@@ -205,8 +228,11 @@ void ClusterForward::startSession() {
     std::vector<Connection*> lines = {nullptr};
     for (const auto& link : links_) lines.push_back(link->data.get());
     communicator_ = std::make_unique<TcpCommunicator>(options, lines, backend_);
-    decoder_ = std::make_unique<Decoder>(arch_, plan_, 0, weights_, backend_, *communicator_, limits_);
-    if (links_.empty()) return;
+    stepSeconds_ = 0.0;
+    if (links_.empty()) {
+        decoder_ = std::make_unique<Decoder>(arch_, plan_, 0, weights_, backend_, *communicator_, limits_);
+        return;
+    }
     try {
         for (const auto& link : links_) sendFrame(*link->data, session, FrameType::Start, "", after(kSendLimit));
         cost_ = communicator_->measureLine();
@@ -218,6 +244,7 @@ void ClusterForward::startSession() {
     } catch (const PeerLost& error) {
         rethrowLost(error);
     }
+    decoder_ = std::make_unique<Decoder>(arch_, plan_, 0, weights_, backend_, *communicator_, limits_);
 }
 
 /// Until the worker has said that it is ready.
@@ -257,6 +284,7 @@ void ClusterForward::loadOwn() {
 }
 
 void ClusterForward::forward(const Batch& batch, std::vector<float>& logits) {
+    if (!decoder_) throw PeerLost(1, "the cluster could not be put together again");
     try {
         encodeBatch(batch, encoded_);
         for (const auto& link : links_) try {
@@ -264,38 +292,59 @@ void ClusterForward::forward(const Batch& batch, std::vector<float>& logits) {
             } catch (const ConnectionError& error) {
                 throw PeerLost(link->rank, "{}", error.what());
             }
+        const Clock::time_point begin = Clock::now();
         decoder_->forward(batch, logits);
+        stepSeconds_ += std::chrono::duration<double>(Clock::now() - begin).count();
+        nLosses_ = 0;
     } catch (const PeerLost& error) {
         rethrowLost(error);
     }
 }
 
 void ClusterForward::recover(const PeerLost& lost) {
+    if (++nLosses_ > kMaxAttempts) {
+        nLosses_ = 0;
+        throw PeerLost(lost.rank, "{}: it was lost in {} attempts at the same step", lost.what(), kMaxAttempts);
+    }
     options_.log(fmt::format("lost {}", lost.what()));
     const Clock::time_point begin = Clock::now();
     try {
         establish(options_.wait, false);
     } catch (const ConfigError& error) {
-        throw PeerLost(lost.rank, "{}; without it {}", lost.what(), error.what());
+        throw PeerLost(lost.rank, "lost {}; without {} {}", lost.what(), absent_, error.what());
     }
     options_.log(fmt::format("computing again on {} nodes after {} ms", plan_.nRanks(),
                              std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begin).count()));
 }
 
 /// Called by the heartbeat: every operation of the session fails from now on.
-void ClusterForward::noteLost(int rank, const std::string& reason) {
+void ClusterForward::noteLost(int node, const std::string& reason) {
     const std::lock_guard lock(mutex_);
-    if (!lost_) lost_ = PeerLost(rank, "{}", reason);
+    if (!lost_) lost_ = PeerLost(node, "{}", reason);
     for (const auto& link : links_)
         if (link->data) link->data->shutdown();
+    changed_.notify_all();
+}
+
+/// Called by the heartbeat: what a worker says on its control line.
+void ClusterForward::hear(int node, const Frame& frame) {
+    std::unique_lock lock(mutex_);
+    const auto link = std::find_if(links_.begin(), links_.end(), [&](const auto& l) { return l->number == node; });
+    if (link == links_.end()) return;
+    if (frame.type == FrameType::Statistics) {
+        if (static_cast<size_t>((*link)->rank) < told_.size()) told_[(*link)->rank] = statisticsFromJson(frame.text());
+        changed_.notify_all();
+        return;
+    }
+    const std::string reason = fmt::format("{}: {}", (*link)->address.text(), printable(frame.text()));
+    lock.unlock();
+    noteLost(node, reason);
 }
 
 /// What the heartbeat found out is the cause, if it found out anything.
 void ClusterForward::rethrowLost(const PeerLost& error) {
-    {
-        const std::lock_guard lock(mutex_);
-        if (lost_) throw PeerLost(*lost_);
-    }
+    std::unique_lock lock(mutex_);
+    if (changed_.wait_for(lock, kCauseLimit, [&] { return lost_.has_value(); })) throw PeerLost(*lost_);
     throw PeerLost(error);
 }
 
@@ -309,10 +358,10 @@ void ClusterForward::forEachLink(const std::function<void(Link&)>& body) {
                 body(*links_[i]);
             } catch (const ConnectionError& error) {
                 errors[i] = std::make_exception_ptr(PeerLost(links_[i]->rank, "{}", error.what()));
-                noteLost(links_[i]->rank, error.what());
-            } catch (...) {
+                noteLost(links_[i]->number, error.what());
+            } catch (const std::exception& error) {
                 errors[i] = std::current_exception();
-                noteLost(links_[i]->rank, "its preparation failed");
+                noteLost(links_[i]->number, error.what());
             }
         });
     for (std::thread& thread : threads) thread.join();
@@ -337,8 +386,19 @@ Traffic ClusterForward::traffic() const {
     return traffic;
 }
 
-SyncStatistics ClusterForward::statistics() const {
-    return communicator_->statistics();
+std::vector<std::optional<NodeStatistics>> ClusterForward::nodeStatistics() const {
+    std::unique_lock lock(mutex_);
+    told_.assign(links_.size() + 1, std::nullopt);
+    if (!decoder_) return told_;
+    const SyncStatistics own = communicator_->statistics();
+    told_[0] = NodeStatistics{stepSeconds_ - own.seconds, own};
+    lock.unlock();
+    for (const auto& link : links_) heartbeat_->send(link->number, FrameType::Statistics, "");
+    lock.lock();
+    changed_.wait_for(lock, kStatisticsLimit, [&] {
+        return lost_ || std::all_of(told_.begin(), told_.end(), [](const auto& node) { return node.has_value(); });
+    });
+    return told_;
 }
 
 std::vector<std::string> ClusterForward::nodes() const {

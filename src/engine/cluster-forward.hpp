@@ -1,5 +1,6 @@
 #pragma once
 
+#include <condition_variable>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -33,6 +34,7 @@ struct ClusterOptions {
     ExpertUse expertUse;
     /// How long a start or a recovery waits for workers that do not answer.
     std::chrono::milliseconds wait{5000};
+    /// A worker that is silent for so long is lost.
     std::chrono::milliseconds silence{1500};
     Log log;
     /// A node's weights on their way: called from several threads, one at a time for each rank.
@@ -56,10 +58,10 @@ class ClusterForward final : public ForwardPass {
 
     const ShardPlan& plan() const { return plan_; }
     LineCost lineCost() const { return cost_; }
-    /// Rank 0's meetings with the others.
-    SyncStatistics statistics() const;
     /// Names of the nodes that compute, by rank.
     std::vector<std::string> nodes() const;
+    /// What each rank did since the cluster was ready; nothing for one that does not tell in time.
+    std::vector<std::optional<NodeStatistics>> nodeStatistics() const;
 
   private:
     struct Link;
@@ -71,7 +73,8 @@ class ClusterForward final : public ForwardPass {
     void prepareWorker(Link& link, const std::string& setup);
     void loadOwn();
     void teardown();
-    void noteLost(int rank, const std::string& reason);
+    void noteLost(int node, const std::string& reason);
+    void hear(int node, const Frame& frame);
     void forEachLink(const std::function<void(Link&)>& body);
     [[noreturn]] void rethrowLost(const PeerLost& error);
 
@@ -93,9 +96,14 @@ class ClusterForward final : public ForwardPass {
     std::unique_ptr<Decoder> decoder_;
     LineCost cost_;
     std::vector<std::byte> encoded_;
+    double stepSeconds_ = 0.0;  // of rank 0 in steps, since the cluster was ready
+    int nLosses_ = 0;           // since the last step that succeeded
+    std::string absent_;        // workers that the cluster goes on without
 
     mutable std::mutex mutex_;
-    std::optional<PeerLost> lost_;  // what the heartbeat found out first
+    mutable std::condition_variable changed_;
+    std::optional<PeerLost> lost_;                             // what the heartbeat found out first
+    mutable std::vector<std::optional<NodeStatistics>> told_;  // by rank, answers to nodeStatistics()
 };
 
 }  // namespace dllama

@@ -2,9 +2,11 @@
 
 #include <xxhash.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "model/weights.hpp"
+#include "net/frame.hpp"
 
 namespace dllama {
 
@@ -120,9 +122,53 @@ void describeModel(const ModelFile& file, const Architecture& arch, ClusterSetup
     }
 }
 
+std::string statisticsToJson(const NodeStatistics& s) {
+    return json{{"compute", s.computeSeconds},
+                {"collectives", s.sync.nCollectives},
+                {"sync", s.sync.seconds},
+                {"p50", s.sync.p50Us},
+                {"p99", s.sync.p99Us},
+                {"sent", s.sync.bytesSent},
+                {"received", s.sync.bytesReceived}}
+        .dump();
+}
+
+std::optional<NodeStatistics> statisticsFromJson(std::string_view text) {
+    const json document = json::parse(text, nullptr, false);
+    NodeStatistics s;
+    try {
+        s.computeSeconds = document.at("compute").get<double>();
+        s.sync.nCollectives = document.at("collectives").get<uint64_t>();
+        s.sync.seconds = document.at("sync").get<double>();
+        s.sync.p50Us = document.at("p50").get<double>();
+        s.sync.p99Us = document.at("p99").get<double>();
+        s.sync.bytesSent = document.at("sent").get<uint64_t>();
+        s.sync.bytesReceived = document.at("received").get<uint64_t>();
+    } catch (const json::exception&) {
+        return std::nullopt;
+    }
+    return s;
+}
+
 BatchLimits batchLimits(const Architecture& arch, const DecoderLimits& limits, DType embeddingType) {
     return {limits.maxTokens, limits.maxOutputs,      limits.nKvBlocks, limits.maxPositions,
             arch.ropeParts,   arch.config.hiddenSize, embeddingType};
+}
+
+void checkFrames(const Architecture& arch, const ShardPlan& plan, const DecoderLimits& limits, DType embeddingType,
+                 Wire wire) {
+    const size_t part = wireBytes(wire, static_cast<size_t>(limits.maxTokens) * arch.config.hiddenSize);
+    size_t rows = 0;
+    for (int rank = 1; rank < plan.nRanks(); rank++)
+        rows = std::max(rows, sizeof(float) * limits.maxOutputs * plan.share(rank).vocabulary.size());
+    const size_t batch = batchLimits(arch, limits, embeddingType).maxBytes();
+    for (const auto& [bytes, type] :
+         {std::pair{part, FrameType::Part}, {rows, FrameType::Rows}, {batch, FrameType::Batch}})
+        if (bytes > maxPayload(type))
+            throw ConfigError(
+                "a step of {} tokens, {} of them with logits, needs a message of {} MB between the nodes, "
+                "the limit is {} MB: make the batch smaller",
+                limits.maxTokens, limits.maxOutputs, bytes >> 20, maxPayload(type) >> 20);
 }
 
 MemoryNeed memoryNeed(const Architecture& arch, const ShardPlan& plan, int rank, const TensorSource& source,

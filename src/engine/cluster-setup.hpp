@@ -1,6 +1,8 @@
 #pragma once
 
+#include <optional>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -9,6 +11,7 @@
 #include "model/decoder.hpp"
 #include "net/batch-codec.hpp"
 #include "net/handshake.hpp"
+#include "net/tcp-communicator.hpp"
 #include "net/wire-codec.hpp"
 #include "parallel/shard-plan.hpp"
 
@@ -44,7 +47,20 @@ uint64_t weightsId(const ModelFile& file);
 /// The parts of the setup that come from the file.
 void describeModel(const ModelFile& file, const Architecture& arch, ClusterSetup& setup);
 
+/// What a rank did since its cluster was ready.
+struct NodeStatistics {
+    double computeSeconds = 0.0;  // of its steps, without the meetings
+    SyncStatistics sync;
+};
+std::string statisticsToJson(const NodeStatistics& statistics);
+/// Nothing if the text is damaged.
+std::optional<NodeStatistics> statisticsFromJson(std::string_view text);
+
 BatchLimits batchLimits(const Architecture& arch, const DecoderLimits& limits, DType embeddingType);
+
+/// Throws ConfigError if a step of these limits needs a frame that is too long to be sent.
+void checkFrames(const Architecture& arch, const ShardPlan& plan, const DecoderLimits& limits, DType embeddingType,
+                 Wire wire);
 
 /// Bytes that `rank` needs, part by part.
 struct MemoryNeed {

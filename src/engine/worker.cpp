@@ -1,13 +1,16 @@
 #include "engine/worker.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "base/cpu-features.hpp"
 #include "base/system-info.hpp"
 #include "model/weights.hpp"
+#include "net/frame.hpp"
 #include "net/heartbeat.hpp"
+#include "net/slice-store.hpp"
 #include "net/tcp-communicator.hpp"
 #include "net/weight-stream.hpp"
 
@@ -15,11 +18,16 @@ namespace dllama {
 
 namespace {
 
-/// The root connects its second line and sends the setup within this time.
+/// A peer whose turn it is, and which has nothing to wait for, answers within this time.
 constexpr std::chrono::seconds kSetupLimit{15};
 constexpr std::chrono::seconds kAnswerLimit{5};
 /// Others may still be loading.
 constexpr Deadline kNoDeadline = Deadline::max();
+
+DType embeddingType(const ClusterSetup& setup) {
+    const auto found = setup.exceptions.find("token_embedding.weight");
+    return found == setup.exceptions.end() ? setup.weightType : found->second;
+}
 
 /// This node's rank, or an error if it has none.
 int rankOf(const ClusterSetup& setup, int number, const std::string& peer) {
@@ -37,8 +45,27 @@ struct Worker::Session {
     std::vector<std::unique_ptr<Connection>> data;  // to the node of each number
     std::string abortReason;                        // why it ended, if it did
     const TcpCommunicator* communicator = nullptr;  // while steps are computed
+    std::atomic<double> stepSeconds{0.0};
 
     uint32_t id() const { return static_cast<uint32_t>(hello.session); }
+};
+
+/// Lets the session's statistics be asked for while its steps are computed.
+class Worker::Visible {
+  public:
+    Visible(Worker& worker, Session& session, const TcpCommunicator& communicator)
+        : worker_(worker), session_(session) {
+        const std::lock_guard lock(worker_.mutex_);
+        session_.communicator = &communicator;
+    }
+    ~Visible() {
+        const std::lock_guard lock(worker_.mutex_);
+        session_.communicator = nullptr;
+    }
+
+  private:
+    Worker& worker_;
+    Session& session_;
 };
 
 /// One rank's weights and what they refer to.
@@ -80,6 +107,7 @@ void Worker::stop() {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
     if (session_) {
+        session_->abortReason = "this worker is being stopped";
         if (session_->control) session_->control->shutdown();
         for (const auto& connection : session_->data)
             if (connection) connection->shutdown();
@@ -147,8 +175,8 @@ void Worker::run() {
         }
         const std::lock_guard lock(mutex_);
         // What the heartbeat saw comes first: the error is but its consequence.
-        options_.log(
-            fmt::format("the session has ended: {}", session->abortReason.empty() ? reason : session->abortReason));
+        options_.log(fmt::format("the session has ended: {}",
+                                 printable(session->abortReason.empty() ? reason : session->abortReason)));
         session_.reset();
     }
 }
@@ -162,12 +190,12 @@ void Worker::abort(Session& session, const std::string& reason) {
     changed_.notify_all();
 }
 
+/// As long as it takes: the root may wait for another worker, and that one for its weights. If one of them is lost the
+/// heartbeat ends the session.
 Connection& Worker::waitForData(Session& session, int number) {
     std::unique_lock lock(mutex_);
-    const bool arrived = changed_.wait_for(
-        lock, kSetupLimit, [&] { return session.data[number] || !session.abortReason.empty() || stopping_; });
-    if (!session.data[number] || !session.abortReason.empty() || stopping_)
-        throw ConnectionError("node {} has not connected{}", number, arrived ? "" : " in time");
+    changed_.wait(lock, [&] { return session.data[number] || !session.abortReason.empty() || stopping_; });
+    if (!session.abortReason.empty() || stopping_) throw ConnectionError("{}", session.abortReason);
     return *session.data[number];
 }
 
@@ -176,8 +204,11 @@ void Worker::serve(Session& session) {
     beats.session = session.id();
     beats.silence = options_.silence;
     Heartbeat heartbeat(
-        beats, {{0, session.control.get()}}, [&](int, const std::string& reason) { abort(session, reason); },
-        [](int, const Frame&) {});
+        beats, [&](int, const std::string& reason) { abort(session, reason); },
+        [&](int, const Frame& frame) {
+            if (frame.type == FrameType::Statistics) heartbeat.send(0, FrameType::Statistics, statisticsOf(session));
+        });
+    heartbeat.add({0, session.control.get()});
     try {
         Connection& root = waitForData(session, 0);
         const Frame frame = receiveFrame(root, session.id(), {FrameType::Setup}, after(kSetupLimit));
@@ -186,9 +217,29 @@ void Worker::serve(Session& session) {
         connectMesh(session, setup);
         computeSteps(session, root, setup);
     } catch (const std::exception& error) {
-        heartbeat.send(0, FrameType::Failure, error.what());
+        heartbeat.send(0, FrameType::Failure, printable(error.what()));
         throw;
     }
+}
+
+std::string Worker::statisticsOf(const Session& session) {
+    const std::lock_guard lock(mutex_);
+    if (session.communicator == nullptr) return {};
+    const SyncStatistics sync = session.communicator->statistics();
+    return statisticsToJson({session.stepSeconds - sync.seconds, sync});
+}
+
+/// In the cache folder; in memory if there is no room.
+std::unique_ptr<SliceStore> Worker::openStore(const Architecture& arch, const ClusterSetup& setup,
+                                              const std::vector<TensorSlice>& slices) {
+    const uint64_t key = slicesKey(setup.modelId, slices);
+    const std::vector<TensorInfo> tensors = describeTensors(arch, setup.weightType, setup.exceptions);
+    if (!options_.cacheDir.empty()) try {
+            return std::make_unique<SliceStore>(tensors, slices, key, options_.cacheDir);
+        } catch (const ConfigError& error) {
+            options_.log(fmt::format("the weights will not be kept for the next start: {}", error.what()));
+        }
+    return std::make_unique<SliceStore>(tensors, slices, key, "");
 }
 
 /// Makes loaded_ the rank that the setup asks for.
@@ -200,6 +251,7 @@ void Worker::load(Session& session, Connection& root, const ClusterSetup& setup)
     if (next->plan.hash() != setup.planHash)
         throw ProtocolError("{}: its plan for {} ranks is not what this worker computes", root.peer(),
                             next->plan.nRanks());
+    checkFrames(next->arch, next->plan, setup.limits, embeddingType(setup), setup.wire);
     const std::vector<TensorSlice> slices = rankSlices(next->arch, next->plan, rank);
     next->key = slicesKey(setup.modelId ^ setup.planHash, slices);
 
@@ -209,8 +261,7 @@ void Worker::load(Session& session, Connection& root, const ClusterSetup& setup)
         loaded_.reset();  // its memory is needed now
         if (!file_ || fileId_ != setup.modelId) {
             if (file_) options_.log(fmt::format("{} is not the root's model: receiving its weights", file_->path()));
-            auto store = std::make_unique<SliceStore>(describeTensors(next->arch, setup.weightType, setup.exceptions),
-                                                      slices, slicesKey(setup.modelId, slices), options_.cacheDir);
+            std::unique_ptr<SliceStore> store = openStore(next->arch, setup, slices);
             if (!store->complete()) missing = store.get();
             next->source = std::move(store);
         }
@@ -275,15 +326,22 @@ void Worker::computeSteps(Session& session, Connection& root, const ClusterSetup
     std::memcpy(&cost, start.payload.data(), sizeof cost);
     communicator.setLineCost(cost);
 
-    const auto embedding = setup.exceptions.find("token_embedding.weight");
-    const BatchLimits limits =
-        batchLimits(l.arch, setup.limits, embedding == setup.exceptions.end() ? setup.weightType : embedding->second);
+    const Visible visible(*this, session, communicator);
+    const BatchLimits limits = batchLimits(l.arch, setup.limits, embeddingType(setup));
     Batch batch;
     std::vector<float> logits;
     for (;;) {
         const Frame frame = receiveFrame(root, session.id(), {FrameType::Batch}, kNoDeadline, limits.maxBytes());
         decodeBatch(frame.payload, limits, root.peer(), batch);
-        decoder.forward(batch, logits);
+        const Clock::time_point begin = Clock::now();
+        try {
+            decoder.forward(batch, logits);
+        } catch (const PeerLost& lost) {
+            // The root's line has its own words for it; another rank is known to the root by the address it listens on.
+            if (lost.rank == 0) throw;
+            throw Error("{} is lost to it ({})", setup.addresses[lost.rank], lost.what());
+        }
+        session.stepSeconds = session.stepSeconds + std::chrono::duration<double>(Clock::now() - begin).count();
     }
 }
 

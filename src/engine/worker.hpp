@@ -11,6 +11,7 @@
 #include "base/thread-pool.hpp"
 #include "engine/cluster-setup.hpp"
 #include "net/peer-listener.hpp"
+#include "net/slice-store.hpp"
 
 namespace dllama {
 
@@ -49,6 +50,7 @@ class Worker {
 
   private:
     struct Session;
+    class Visible;
     struct Loaded;
 
     void receive(Caller caller);
@@ -56,6 +58,9 @@ class Worker {
     void connectMesh(Session& session, const ClusterSetup& setup);
     void load(Session& session, Connection& root, const ClusterSetup& setup);
     void computeSteps(Session& session, Connection& root, const ClusterSetup& setup);
+    std::unique_ptr<SliceStore> openStore(const Architecture& arch, const ClusterSetup& setup,
+                                          const std::vector<TensorSlice>& slices);
+    std::string statisticsOf(const Session& session);
     Connection& waitForData(Session& session, int number);
     void abort(Session& session, const std::string& reason);
 

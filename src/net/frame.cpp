@@ -25,7 +25,7 @@ size_t maxPayload(FrameType type) {
         case FrameType::Holdings:
             return 4 * KiB;
         case FrameType::Setup:
-            return MiB;
+            return 8 * MiB;
         case FrameType::Slice:
             return 16 + MiB;
         case FrameType::SliceHash:

@@ -38,7 +38,7 @@ enum class FrameType : uint16_t {
     Statistics,  // JSON: what a worker measured
 };
 
-/// A peer's words, cut and cleaned to fit into one line of a log.
+/// A peer's words, or a message that may quote them, cut and cleaned to fit into one line of a log.
 std::string printable(std::string_view text);
 
 constexpr size_t kFrameHeaderBytes = 16;

@@ -60,7 +60,15 @@ Greeted dial(const Address& address, const Hello& hello, const Secret* secret, D
 
     const json text = {{"protocol", kProtocolVersion}, {"build", buildId()}, {"identity", identityOf(hello)}};
     sendFrame(connection, kNoSession, FrameType::Hello, text.dump(), deadline);
-    const Frame frame = receiveFrame(connection, kNoSession, {FrameType::Welcome}, deadline);
+    const Frame frame = [&] {
+        try {
+            return receiveFrame(connection, kNoSession, {FrameType::Welcome}, deadline);
+        } catch (const ConnectionError& error) {
+            // What wants TLS hangs up when it hears plain text.
+            throw ConnectionError("{} when it was greeted{}", error.what(),
+                                  secret == nullptr ? " without a secret: does it want one?" : "");
+        }
+    }();
     const json answer = parse(frame, address.text());
     try {
         if (const std::string error = answer.value("error", ""); !error.empty())

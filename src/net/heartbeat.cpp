@@ -10,13 +10,8 @@ constexpr std::chrono::milliseconds kSendLimit{100};
 
 }  // namespace
 
-Heartbeat::Heartbeat(const Options& options, const std::vector<Peer>& peers, Lost lost, Received received)
+Heartbeat::Heartbeat(const Options& options, Lost lost, Received received)
     : options_(options), lost_(std::move(lost)), received_(std::move(received)) {
-    for (const Peer& peer : peers) {
-        Line& line = lines_.emplace_back();
-        line.peer = peer;
-        line.heard = Clock::now();
-    }
     thread_ = std::thread([this] { loop(); });
 }
 
@@ -25,10 +20,17 @@ Heartbeat::~Heartbeat() {
     thread_.join();
 }
 
-void Heartbeat::send(int rank, FrameType type, std::string_view text) {
-    for (Line& line : lines_) {
-        if (line.peer.rank != rank) continue;
-        const std::lock_guard lock(sending_);
+void Heartbeat::add(const Peer& peer) {
+    const std::lock_guard lock(mutex_);
+    Line& line = lines_.emplace_back();
+    line.peer = peer;
+    line.heard = Clock::now();
+}
+
+void Heartbeat::send(int node, FrameType type, std::string_view text) {
+    const std::lock_guard lock(mutex_);
+    for (const Line& line : lines_) {
+        if (line.peer.node != node) continue;
         try {
             sendFrame(*line.peer.connection, options_.session, type, text, after(kSendLimit));
         } catch (const ConnectionError&) {
@@ -39,25 +41,25 @@ void Heartbeat::send(int rank, FrameType type, std::string_view text) {
 
 void Heartbeat::loop() {
     Clock::time_point nextBeat = Clock::now();
+    std::vector<Line*> living;
     std::vector<pollfd> waiting;
     while (!stopping_) {
+        living.clear();
+        waiting.clear();
+        {
+            const std::lock_guard lock(mutex_);
+            for (Line& line : lines_)
+                if (!line.lost) living.push_back(&line);
+        }
         if (Clock::now() >= nextBeat) {
-            beat();
+            for (const Line* line : living) send(line->peer.node, FrameType::Heartbeat, "");
             nextBeat = Clock::now() + options_.interval;
         }
-        waiting.clear();
-        for (const Line& line : lines_)
-            if (!line.lost) waiting.push_back({line.peer.connection->fd(), POLLIN, 0});
-        // Short enough to end soon when asked to.
+        for (const Line* line : living) waiting.push_back({line->peer.connection->fd(), POLLIN, 0});
+        // Short enough to end soon when asked to, and to see a new peer.
         ::poll(waiting.data(), waiting.size(), 50);
-        for (Line& line : lines_)
-            if (!line.lost) listen(line);
+        for (Line* line : living) listen(*line);
     }
-}
-
-void Heartbeat::beat() {
-    for (Line& line : lines_)
-        if (!line.lost) send(line.peer.rank, FrameType::Heartbeat, "");
 }
 
 void Heartbeat::listen(Line& line) {
@@ -65,7 +67,7 @@ void Heartbeat::listen(Line& line) {
     try {
         Frame frame;
         while (receiveSome(line, frame))
-            if (frame.type != FrameType::Heartbeat) received_(line.peer.rank, frame);
+            if (frame.type != FrameType::Heartbeat) received_(line.peer.node, frame);
     } catch (const Error& error) {
         reason = error.what();
     }
@@ -75,7 +77,7 @@ void Heartbeat::listen(Line& line) {
                              std::chrono::duration_cast<std::chrono::milliseconds>(silent).count());
     if (reason.empty()) return;
     line.lost = true;
-    lost_(line.peer.rank, reason);
+    lost_(line.peer.node, reason);
 }
 
 /// True if a frame is complete.

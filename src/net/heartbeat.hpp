@@ -3,6 +3,7 @@
 #include <array>
 #include <atomic>
 #include <functional>
+#include <list>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -18,7 +19,7 @@ namespace dllama {
 class Heartbeat {
   public:
     struct Peer {
-        int rank = 0;
+        int node = 0;                      // what the callbacks call it
         Connection* connection = nullptr;  // outlives the heartbeat
     };
     struct Options {
@@ -27,21 +28,23 @@ class Heartbeat {
         std::chrono::milliseconds silence{1500};
     };
     /// Called at most once for each peer, from the heartbeat's thread.
-    using Lost = std::function<void(int rank, const std::string& reason)>;
-    /// A frame that is no heartbeat.
-    using Received = std::function<void(int rank, const Frame& frame)>;
+    using Lost = std::function<void(int node, const std::string& reason)>;
+    /// A frame that is no heartbeat; called from the heartbeat's thread, and may send().
+    using Received = std::function<void(int node, const Frame& frame)>;
 
-    Heartbeat(const Options& options, const std::vector<Peer>& peers, Lost lost, Received received);
+    Heartbeat(const Options& options, Lost lost, Received received);
     ~Heartbeat();
 
+    /// Any thread: one more peer to talk to and to watch.
+    void add(const Peer& peer);
     /// Any thread. A peer that cannot take it is as good as lost: nothing is reported here.
-    void send(int rank, FrameType type, std::string_view text);
+    void send(int node, FrameType type, std::string_view text);
 
   private:
     struct Line {
         Peer peer;
-        bool lost = false;
         Clock::time_point heard;
+        bool lost = false;
         // The frame that is arriving.
         std::array<std::byte, kFrameHeaderBytes> header;
         std::vector<std::byte> payload;
@@ -49,15 +52,14 @@ class Heartbeat {
     };
 
     void loop();
-    void beat();
     void listen(Line& line);
     bool receiveSome(Line& line, Frame& frame);
 
     const Options options_;
     const Lost lost_;
     const Received received_;
-    std::vector<Line> lines_;  // those of the thread
-    std::mutex sending_;
+    std::list<Line> lines_;  // grows under the mutex; what is in a line belongs to the thread
+    std::mutex mutex_;
     std::atomic<bool> stopping_{false};
     std::thread thread_;
 };

@@ -1,5 +1,7 @@
 #include "net/peer-listener.hpp"
 
+#include "net/frame.hpp"
+
 namespace dllama {
 
 PeerListener::PeerListener(Options options, Handler handler, Log log)
@@ -41,7 +43,7 @@ void PeerListener::hear(Incoming incoming) {
     try {
         handler_(greet(std::move(incoming), options_.secret, after(options_.handshakeLimit)));
     } catch (const std::exception& error) {
-        log_(fmt::format("refused {}", error.what()));
+        log_(fmt::format("refused {}", printable(error.what())));
     }
 }
 

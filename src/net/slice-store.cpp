@@ -69,8 +69,10 @@ SliceStore::SliceStore(std::vector<TensorInfo> tensors, std::vector<TensorSlice>
         if (openCached()) return;
         const Socket file(::open((path_ + ".part").c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
         if (file.fd() < 0) throw ConfigError("{}.part: {}", path_, std::strerror(errno));
-        if (const int failure = ::posix_fallocate(file.fd(), 0, static_cast<off_t>(mappedBytes_)); failure != 0)
+        if (const int failure = ::posix_fallocate(file.fd(), 0, static_cast<off_t>(mappedBytes_)); failure != 0) {
+            fs::remove(path_ + ".part", error);
             throw ConfigError("{}.part: no room for {} MB: {}", path_, mappedBytes_ >> 20, std::strerror(failure));
+        }
         map(file.fd(), true);
     } else {
         map(-1, true);

@@ -9,8 +9,9 @@ namespace {
 
 constexpr size_t kBlock = 32;
 constexpr size_t kLatest = 4096;
-constexpr size_t kSmallProbe = 128, kLargeProbe = 65536;
-constexpr int kSmallProbes = 50, kLargeProbes = 9;
+/// What a rank sends for one measurement: of latency to each peer, of bandwidth to all of them together.
+constexpr size_t kSmallProbe = 128, kLargeProbes = 65536;
+constexpr int kSmallTimes = 50, kLargeTimes = 5;
 
 }  // namespace
 
@@ -126,9 +127,12 @@ LineCost TcpCommunicator::measureLine() {
         return us[us.size() / 2];
     };
     LineCost cost;
-    cost.latencyUs = probe(kSmallProbe, kSmallProbes);
-    const double large = probe(kLargeProbe, kLargeProbes);
-    cost.bytesPerUs = (nRanks() - 1.0) * kLargeProbe / std::max(large - cost.latencyUs, 1.0);
+    cost.latencyUs = probe(kSmallProbe, kSmallTimes);
+    const size_t large = kLargeProbes / peers_.size();
+    const double largeUs = probe(large, kLargeTimes);
+    cost.bytesPerUs = (nRanks() - 1.0) * static_cast<double>(large) / std::max(largeUs - cost.latencyUs, 1.0);
+    sentBefore_ = totalSent();
+    receivedBefore_ = totalReceived();
     return cost;
 }
 
@@ -141,11 +145,8 @@ bool TcpCommunicator::oneShotIsFaster(const LineCost& cost, int nRanks, size_t b
 
 SyncStatistics TcpCommunicator::statistics() const {
     SyncStatistics result;
-    for (const Connection* peer : peers_) {
-        if (peer == nullptr) continue;
-        result.bytesSent += peer->bytesSent();
-        result.bytesReceived += peer->bytesReceived();
-    }
+    result.bytesSent = totalSent() - sentBefore_;
+    result.bytesReceived = totalReceived() - receivedBefore_;
     const std::lock_guard lock(mutex_);
     result.nCollectives = nCollectives_;
     result.seconds = seconds_;
@@ -155,6 +156,18 @@ SyncStatistics TcpCommunicator::statistics() const {
     result.p50Us = us[us.size() / 2];
     result.p99Us = us[us.size() * 99 / 100];
     return result;
+}
+
+uint64_t TcpCommunicator::totalSent() const {
+    uint64_t total = 0;
+    for (const Connection* peer : peers_) total += peer != nullptr ? peer->bytesSent() : 0;
+    return total;
+}
+
+uint64_t TcpCommunicator::totalReceived() const {
+    uint64_t total = 0;
+    for (const Connection* peer : peers_) total += peer != nullptr ? peer->bytesReceived() : 0;
+    return total;
 }
 
 /// Values [begin, end) that a rank adds up: whole blocks, as even as they divide.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <mutex>
 #include <vector>
 
@@ -20,8 +21,8 @@ struct LineCost {
 struct SyncStatistics {
     uint64_t nCollectives = 0;
     double seconds = 0.0;
-    double p50Us = 0.0, p99Us = 0.0;  // of the latest collectives
-    uint64_t bytesSent = 0, bytesReceived = 0;
+    double p50Us = 0.0, p99Us = 0.0;            // of the latest collectives
+    uint64_t bytesSent = 0, bytesReceived = 0;  // since the line was measured
 };
 
 /// The ranks' meeting by a full mesh of connections. Every rank adds the parts in rank order and takes its own part in
@@ -73,12 +74,15 @@ class TcpCommunicator final : public Communicator {
     template <typename Out>
     void meet(FrameType type, const Out& out);
     void countCollective(Deadline begin);
+    uint64_t totalSent() const;
+    uint64_t totalReceived() const;
 
     const Options options_;
     const std::vector<Connection*> peers_;
     Backend& backend_;
     LineCost cost_;
     uint32_t sequence_ = 0;
+    std::atomic<uint64_t> sentBefore_{0}, receivedBefore_{0};
 
     // Frames, one for each rank: header and payload.
     std::vector<std::vector<std::byte>> out_, in_;

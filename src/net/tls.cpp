@@ -28,11 +28,26 @@ struct Handshake {
     const std::function<bool(const std::string&)>* isKnown = nullptr;
 };
 
-std::string lastError() {
+/// Why the last call failed; `ended` if only because the peer went away, with or without a farewell.
+struct Failure {
+    bool ended = false;
+    int reason = 0;
+    std::string text;
+};
+
+Failure lastFailure(int sslError) {
     const unsigned long code = ERR_get_error();
     ERR_clear_error();
-    const char* reason = code != 0 ? ERR_reason_error_string(code) : nullptr;
-    return reason != nullptr ? reason : "the connection was closed";
+    const int reason = ERR_GET_REASON(code);
+    const char* text = code != 0 ? ERR_reason_error_string(code) : nullptr;
+    const bool ended = sslError == SSL_ERROR_ZERO_RETURN || sslError == SSL_ERROR_SYSCALL || text == nullptr ||
+                       reason == SSL_R_UNEXPECTED_EOF_WHILE_READING;
+    return {ended, reason, ended ? "closed the connection" : text};
+}
+
+/// What the two sides say when their keys differ.
+bool meansOtherSecret(int reason) {
+    return reason == SSL_R_BINDER_DOES_NOT_VERIFY || reason == SSL_R_SSLV3_ALERT_ILLEGAL_PARAMETER;
 }
 
 /// A session that carries nothing but the pre-shared key. Any SHA-256 suite may then be negotiated.
@@ -105,14 +120,12 @@ class TlsConnection final : public Connection {
             const int result = server ? SSL_accept(ssl_.get()) : SSL_connect(ssl_.get());
             if (result == 1) break;
             const int error = SSL_get_error(ssl_.get(), result);
-            if (error != SSL_ERROR_WANT_READ && error != SSL_ERROR_WANT_WRITE)
-                throw ConnectionError("{}: TLS handshake failed ({}): does it have the same secret?", peer_,
-                                      lastError());
+            if (error != SSL_ERROR_WANT_READ && error != SSL_ERROR_WANT_WRITE) refuse(lastFailure(error));
             wait(error == SSL_ERROR_WANT_READ ? POLLIN : POLLOUT, deadline, "the TLS handshake");
         }
         SSL_set_app_data(ssl_.get(), nullptr);
         if (SSL_session_reused(ssl_.get()) != 1)
-            throw ConnectionError("{}: the TLS handshake did not use the secret", peer_);
+            throw ProtocolError("{}: the TLS handshake did not use the secret", peer_);
     }
 
     // OpenSSL allows one call at a time on a connection; all calls here return at once.
@@ -141,10 +154,13 @@ class TlsConnection final : public Connection {
     size_t check(int result) {
         const int error = SSL_get_error(ssl_.get(), result);
         if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE) return 0;
-        const std::string reason = lastError();
-        // A peer that ends without a farewell is a peer that ended.
-        const bool ended = error == SSL_ERROR_ZERO_RETURN || reason.find("unexpected eof") != std::string::npos;
-        throw ConnectionError("{}: {}", peer_, ended ? "closed the connection" : reason);
+        throw ConnectionError("{}: {}", peer_, lastFailure(error).text);
+    }
+
+    [[noreturn]] void refuse(const Failure& failure) const {
+        if (failure.ended) throw ConnectionError("{}: closed the connection in the TLS handshake", peer_);
+        if (meansOtherSecret(failure.reason)) throw ProtocolError("{}: it has another secret", peer_);
+        throw ProtocolError("{}: no TLS with a secret ({})", peer_, failure.text);
     }
 
     ContextPointer context_;
