@@ -5,14 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import socket
 import subprocess
-import time
+import sys
 from pathlib import Path
+from typing import Self
 
 CLONE_NEWNET = 0x40000000
 NOT_PERMITTED = 77
-PORT = 9999
 
 
 class NotPermitted(Exception):
@@ -43,8 +42,7 @@ class Lan:
     def __init__(self, program: Path, hosts: int, cores_per_host: int, rate: float, delay: float) -> None:
         cpus = cores()
         wanted = hosts * cores_per_host
-        self.shares_cores = wanted > len(cpus)
-        self.switch_cpu = cpus[-1] if wanted < len(cpus) else None
+        self.switch_cpu = cpus[-1] if hosts > 1 and wanted < len(cpus) else None
         self._cpus = [{cpus[(h * cores_per_host + i) % len(cpus)] for i in range(cores_per_host)} for h in range(hosts)]
         self._command = [str(program), "--hosts", str(hosts), "--rate", str(rate), "--delay", str(delay)]
         if self.switch_cpu is not None:
@@ -52,7 +50,7 @@ class Lan:
         self._started: list[subprocess.Popen] = []
         self.report = ""
 
-    def __enter__(self) -> Lan:
+    def __enter__(self) -> Self:
         self._switch = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self._hosts = []
         for line in self._switch.stdout:
@@ -80,12 +78,8 @@ class Lan:
 
     def start(self, host: int, command: list[str], **options: object) -> subprocess.Popen:
         """A program on a host; it is ended with the LAN."""
-
-        def settle() -> None:
-            enter(self._hosts[host][1])
-            os.sched_setaffinity(0, self._cpus[host])
-
-        process = subprocess.Popen(command, preexec_fn=settle, **options)
+        place = [sys.executable, __file__, self._hosts[host][1], ",".join(map(str, self._cpus[host]))]
+        process = subprocess.Popen(place + command, **options)
         self._started.append(process)
         return process
 
@@ -95,61 +89,15 @@ class Lan:
 
     def probe(self) -> tuple[float, float]:
         """Microseconds from host 0 to host 1 for a small message, and Mbit/s of a stream, both by TCP."""
-        child = os.fork()
-        if child == 0:
-            try:
-                enter(self._hosts[1][1])
-                _answer_probe(self.address(1))
-            finally:
-                os._exit(0)
-        reader, writer = os.pipe()
-        asker = os.fork()
-        if asker == 0:
-            try:
-                enter(self._hosts[0][1])
-                os.write(writer, "{} {}".format(*_ask_probe(self.address(1))).encode())
-            finally:
-                os._exit(0)
-        os.close(writer)
-        with os.fdopen(reader) as file:
-            latency, rate = map(float, file.read().split())
-        os.waitpid(asker, 0)
-        os.waitpid(child, 0)
-        return latency, rate
+        program = str(Path(__file__).with_name("probe.py"))
+        self.start(1, [sys.executable, program, "answer", self.address(1)])
+        ask = self.start(0, [sys.executable, program, "ask", self.address(1)], stdout=subprocess.PIPE, text=True)
+        latency, rate = ask.communicate(timeout=60)[0].split()
+        return float(latency), float(rate)
 
 
-ROUNDS = 300
-STREAM_BYTES = 32 << 20
-
-
-def _answer_probe(address: str) -> None:
-    with socket.create_server((address, PORT)) as server:
-        line = server.accept()[0]
-        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for _ in range(ROUNDS):
-            line.sendall(line.recv(64))
-        received = 0
-        while received < STREAM_BYTES:
-            received += len(line.recv(1 << 20))
-        line.sendall(b"!")
-
-
-def _ask_probe(address: str) -> tuple[float, float]:
-    for _ in range(50):
-        try:
-            line = socket.create_connection((address, PORT), timeout=5)
-            break
-        except ConnectionRefusedError:
-            time.sleep(0.02)
-    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    times = []
-    for _ in range(ROUNDS):
-        begin = time.perf_counter()
-        line.sendall(b"x" * 64)
-        line.recv(64)
-        times.append(time.perf_counter() - begin)
-    begin = time.perf_counter()
-    line.sendall(bytes(STREAM_BYTES))
-    line.recv(1)
-    seconds = time.perf_counter() - begin
-    return sorted(times)[ROUNDS // 2] / 2 * 1e6, STREAM_BYTES * 8 / seconds / 1e6
+if __name__ == "__main__":
+    # lan.py NETWORK CPU,CPU,... COMMAND ...: what start() runs
+    enter(sys.argv[1])
+    os.sched_setaffinity(0, map(int, sys.argv[2].split(",")))
+    os.execvp(sys.argv[3], sys.argv[3:])
