@@ -37,6 +37,7 @@ class Run:
     wire: float | None = None  # of that, what the line needs if nobody is waited for
     prompt_meeting: float = 0.0  # share of the prompt's time
     received_kb: float = 0.0  # by the root in a step
+    nodes: list[tuple[str, ...]] = field(default_factory=list)  # what each said of itself: see NODE_COLUMNS
     lan_report: str = ""
 
 
@@ -60,6 +61,8 @@ STEP = re.compile(r"(Eval|Pred) *(\d+) ms Sync *(\d+) ms \| Sent *\d+ kB Recv *(
 RATE = re.compile(r"tokens/s: ([\d.]+)")
 LINE = re.compile(r"nodes, (\d+) us and (\d+) MB/s between them")
 LAYERS = re.compile(r"nLayers: (\d+)")
+NODE = re.compile(r"^   (\S+) +(\d+) ms *(\d+) ms *(\d+) us *(\d+) us *(\d+) kB *(\d+) kB$", re.MULTILINE)
+NODE_COLUMNS = ("node", "compute ms", "meetings ms", "p50 us", "p99 us", "sent kB", "received kB")
 
 
 class Failed(Exception):
@@ -126,7 +129,7 @@ def read_output(text: str, ours: bool) -> Run:
     rates = [float(rate) for rate in RATE.findall(text)]
     if not answer or len(rates) != 2:
         raise Failed(f"the output is not that of a finished run:\n{text[-800:]}")
-    result = Run(prompt_rate=rates[0], answer_rate=rates[1], step=1000.0 / rates[1])
+    result = Run(prompt_rate=rates[0], answer_rate=rates[1], step=1000.0 / rates[1], nodes=NODE.findall(text))
     result.meeting = sum(step[2] for step in answer) / len(answer)
     result.received_kb = sum(step[3] for step in answer) / len(answer)
     whole = sum(step[1] + (0 if ours else step[2]) for step in prompt)
