@@ -68,7 +68,7 @@ double activeBytes(const Architecture& arch, const TensorSource& source) {
 
 struct Options {
     std::string shape, type = "q40";
-    int layers = 0, prompt = 2048, answer = 128, repetitions = 3;
+    int layers = 0, libraryRows = CudaOptions{}.libraryRows, prompt = 2048, answer = 128, repetitions = 3;
     std::vector<int> depths = {512}, rows = {1};
 };
 
@@ -86,7 +86,7 @@ class Bench {
           config_(configOf(o)),
           arch_(makeArchitecture(config_)),
           source_(config_, syntheticType(o.type)),
-          backend_(makeCudaBackend()),
+          backend_(makeCudaBackend({.libraryRows = o.libraryRows})),
           plan_(makeShardPlan(arch_, {NodeSpec{}})),
           embeddings_(source_) {
         const int nSequences = *std::max_element(o.rows.begin(), o.rows.end());
@@ -207,6 +207,7 @@ int main(int argc, char** argv) {
     app.add_option("--answer", o.answer, "Tokens written");
     app.add_option("--depths", o.depths, "Positions before the answer")->delimiter(',');
     app.add_option("--rows", o.rows, "Sequences that write at once, at the first depth")->delimiter(',');
+    app.add_option("--library-rows", o.libraryRows, "From so many prompt tokens on products go through cuBLAS");
     app.add_option("--repetitions", o.repetitions, "Measurements of each");
     CLI11_PARSE(app, argc, argv);
     try {

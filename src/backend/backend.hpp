@@ -184,7 +184,7 @@ class Backend {
     /// x = the batch's embedding rows as f32.
     virtual void embed(const StepInputs& step, Activations& x) = 0;
     /// Residual addition and norm. Bit-identical on every backend of the same kind of machine and on every CPU: sums
-    /// run over 16 lanes (value i belongs to lane i % 16) that are added pairwise (8 + 8, 4 + 4, 2 + 2, 1 + 1), without
+    /// run over 32 lanes (value i belongs to lane i % 32) that are added pairwise (16 + 16, 8 + 8, ... 1 + 1), without
     /// fused multiply-add, so that all ranks of a cluster keep the same residual and choose the same experts.
     virtual void addNorm(const StepInputs& step, const AddNorm& op) = 0;
     /// out = W in + bias, or out += W in + bias. (nTokens, rows)

@@ -10,21 +10,22 @@ namespace dllama {
 
 namespace {
 
-/// 16 lanes as four vectors of the compiler's, which every base instruction set has.
+/// 32 lanes are eight vectors of the compiler's, which every base instruction set has.
+constexpr int kLanes = 32;
 using Lanes4 = float __attribute__((vector_size(16)));
 
-/// Sums term(i) over [0, n): term i goes to lane i % 16, and the lanes are added pairwise. termLanes(i) returns the
+/// Sums term(i) over [0, n): term i goes to lane i % 32, and the lanes are added pairwise. termLanes(i) returns the
 /// terms i..i+3.
 template <typename TermLanes, typename Term>
 float laneSum(int n, const TermLanes& termLanes, const Term& term) {
-    Lanes4 sums[4] = {};
+    Lanes4 sums[kLanes / 4] = {};
     int i = 0;
-    for (; i + 16 <= n; i += 16)
-        for (int j = 0; j < 4; j++) sums[j] += termLanes(i + 4 * j);
-    float lanes[16];
+    for (; i + kLanes <= n; i += kLanes)
+        for (int j = 0; j < kLanes / 4; j++) sums[j] += termLanes(i + 4 * j);
+    float lanes[kLanes];
     std::memcpy(lanes, sums, sizeof lanes);
-    for (; i < n; i++) lanes[i % 16] += term(i);
-    for (int width = 8; width > 0; width /= 2)
+    for (; i < n; i++) lanes[i % kLanes] += term(i);
+    for (int width = kLanes / 2; width > 0; width /= 2)
         for (int lane = 0; lane < width; lane++) lanes[lane] += lanes[lane + width];
     return lanes[0];
 }
@@ -63,13 +64,17 @@ Normalizer normalizerOf(const Norm& norm, const float* x, int n) {
     return result;
 }
 
+constexpr double kInverseFactorials[] = {
+    1.0,        1.0,         1.0 / 2,      1.0 / 6,       1.0 / 24,       1.0 / 120,       1.0 / 720,
+    1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
+
 /// e^x by range reduction and Taylor series in double, rounded to float.
 float portableExp(float x) {
     const double clamped = std::clamp(static_cast<double>(x), -104.0, 89.0);
     const double n = std::floor(clamped * 1.4426950408889634 + 0.5);
     const double r = clamped - n * 0.6931471805599453;
-    double sum = 1.0;
-    for (int k = 13; k > 0; k--) sum = 1.0 + sum * r / k;
+    double sum = kInverseFactorials[13];
+    for (int k = 12; k >= 0; k--) sum = sum * r + kInverseFactorials[k];
     const double power = std::bit_cast<double>(static_cast<uint64_t>(static_cast<int64_t>(n) + 1023) << 52);
     return static_cast<float>(sum * power);
 }

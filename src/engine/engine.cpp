@@ -102,7 +102,6 @@ StepReport Engine::tryStep() {
     const Traffic before = forward_.traffic();
     forward_.forward(buildBatch(arch_, embeddings_, parts), logits_);
     const Traffic after = forward_.traffic();
-    report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     report.traffic = {after.syncSeconds - before.syncSeconds, after.sentBytes - before.sentBytes,
                       after.receivedBytes - before.receivedBytes};
 
@@ -110,6 +109,7 @@ StepReport Engine::tryStep() {
     const size_t vocabulary = static_cast<size_t>(arch_.config.vocabSize);
     for (size_t row = 0; row < finishing.size(); row++)
         deliver(*finishing[row], std::span(logits_).subspan(row * vocabulary, vocabulary), report);
+    report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     return report;
 }
 

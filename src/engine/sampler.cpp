@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <unordered_set>
 
 #include "base/errors.hpp"
@@ -27,8 +28,19 @@ void checkSamplingParams(const SamplingParams& p) {
 }
 
 int argmax(std::span<const float> logits) {
-    const auto best = std::max_element(logits.begin(), logits.end());
-    if (best == logits.end() || std::isnan(*best) || std::isnan(logits[0])) throw Error("{}", kNotNumbers);
+    // Lane by lane, as vector instructions do it; then the place of what was found.
+    constexpr size_t kLanes = 16;
+    float largest[kLanes];
+    std::fill_n(largest, kLanes, -std::numeric_limits<float>::infinity());
+    const size_t whole = logits.size() / kLanes * kLanes;
+    for (size_t i = 0; i < whole; i += kLanes)
+        for (size_t lane = 0; lane < kLanes; lane++)
+            largest[lane] = logits[i + lane] > largest[lane] ? logits[i + lane] : largest[lane];
+    for (size_t i = whole; i < logits.size(); i++) largest[0] = std::max(largest[0], logits[i]);
+    const float most = *std::max_element(largest, largest + kLanes);
+    const auto best = std::find(logits.begin(), logits.end(), most);
+    // Nothing is larger than what is no number: an overflowed model has only such logits.
+    if (best == logits.end() || std::isnan(logits[0])) throw Error("{}", kNotNumbers);
     return static_cast<int>(best - logits.begin());
 }
 

@@ -10,6 +10,7 @@
 #include "gpu/cuda-inputs.hpp"
 #include "gpu/cuda-weights.hpp"
 #include "gpu/kernels/kernels.hpp"
+#include "gpu/library-product.hpp"
 
 namespace dllama {
 
@@ -289,6 +290,11 @@ class CudaBackend final : public Backend {
     bool usesMatmul(int rows, DType dtype) const {
         return rows >= kPrefillRows && options_.halfProducts && canMatmul(dtype, stream_);
     }
+    bool usesLibrary(int rows) const { return rows > 1 && rows >= options_.libraryRows && options_.halfProducts && !recording_; }
+    LibraryProduct& library() {
+        if (!library_) library_ = std::make_unique<LibraryProduct>(stream_);
+        return *library_;
+    }
     /// The rows' Q80 form as f16 for launchMatmul.
     void stage(int rows, const QuantRows& q, MatmulParams& p);
     void launchProduct(const MatmulParams& p) {
@@ -304,6 +310,7 @@ class CudaBackend final : public Backend {
     Stream stream_;
     std::string name_;
     WeightLoader loader_;
+    std::unique_ptr<LibraryProduct> library_;  // when first needed
     CudaInputs inputs_;
     struct Memory {
         size_t bytes = 0;
@@ -394,6 +401,10 @@ void CudaBackend::multiply(int rows, const Activations& in, const Weights& w, fl
     if (!isQuantized(w.dtype)) return launchLinearFloat(p, stream_);
     DLLAMA_CHECK(in.q80 != nullptr);
     if (rows == 1) return launchLinear(p, stream_);
+    if (usesLibrary(rows)) {
+        library().stage(rows, p.in.q);
+        return library().multiply(rows, w, out, outCols, accumulate);
+    }
     if (usesMatmul(rows, w.dtype)) {
         MatmulParams m{};
         m.m = rows;
@@ -421,6 +432,15 @@ void CudaBackend::ffnUp(const StepInputs& step, const Activations& in, const Mat
     const Rows to = rowsOf(out);
     if (gate && isQuantized(upWeights.dtype) && weightsOf(*gate).dtype == upWeights.dtype) {
         if (rows == 1) return launchFfnUp({rowsOf(in), weightsOf(*gate), upWeights, act, to}, stream_);
+        if (usesLibrary(rows)) {
+            const size_t size = static_cast<size_t>(rows) * out.cols;
+            auto* gateOut = scratch<float>(Scratch::Gate, size);
+            auto* upOut = scratch<float>(Scratch::Up, size);
+            library().stage(rows, rowsOf(in).q);
+            library().multiply(rows, weightsOf(*gate), gateOut, out.cols, false);
+            library().multiply(rows, upWeights, upOut, out.cols, false);
+            return launchGlu({rows, out.cols, gateOut, upOut, act, to}, stream_);
+        }
         if (usesMatmul(rows, upWeights.dtype)) {
             MatmulParams p{};
             p.m = rows;

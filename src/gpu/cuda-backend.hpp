@@ -13,6 +13,8 @@ struct CudaOptions {
     /// Prompts through the f16 tensor cores: activations and weights are rounded to 11 bits, sums are f32. Without it
     /// they go through integer products as decoding does: slower, and as exact as f32.
     bool halfProducts = true;
+    /// From this many rows on, quantised matrices become f16 and go through cuBLAS.
+    int libraryRows = 256;
 };
 
 /// The backend of one NVIDIA GPU (compute capability 7.5 and up). Throws CudaError: no such device, a driver that is

@@ -68,11 +68,12 @@ void Decoder::forward(const Batch& batch, std::vector<float>& logits) {
         }
     });
 
-    logits.clear();
+    if (rank_ > 0 || nOutputs == 0) logits.clear();
     if (nOutputs == 0) return;
+    if (rank_ == 0) logits.resize(static_cast<size_t>(nOutputs) * arch_.config.vocabSize);
+    if (plan_.nRanks() == 1) return backend_.download(logits_, nOutputs, logits.data());
     localLogits_.resize(static_cast<size_t>(nOutputs) * vocabularySizes_[rank_]);
     backend_.download(logits_, nOutputs, localLogits_.data());
-    if (rank_ == 0) logits.resize(static_cast<size_t>(nOutputs) * arch_.config.vocabSize);
     comm_.gatherRows(localLogits_, nOutputs, vocabularySizes_, logits.data());
 }
 

@@ -9,10 +9,8 @@
 namespace dllama {
 namespace {
 
-BackendUnderTest cudaBackend(const char* label, bool halfProducts, double toleranceScale) {
-    const auto make = [halfProducts](int) {
-        return std::shared_ptr<Backend>(makeCudaBackend({.gpuIndex = 0, .halfProducts = halfProducts}));
-    };
+BackendUnderTest cudaBackend(const char* label, const CudaOptions& options, double toleranceScale) {
+    const auto make = [options](int) { return std::shared_ptr<Backend>(makeCudaBackend(options)); };
     // Kernels of one token, of few and of many add in different orders.
     return {.label = label,
             .make = make,
@@ -29,7 +27,9 @@ std::vector<BackendUnderTest> cudaBackends() {
     }
     // Exact: f32 sums in other orders. Half: factors are rounded to f16, 2^-12 of them each, where the tolerances allow
     // for 2^-24: the largest of some thousand errors is several times their mean.
-    return {cudaBackend("Exact", false, 4.0), cudaBackend("Half", true, 100.0)};
+    // Library: the same by cuBLAS.
+    return {cudaBackend("Exact", {.halfProducts = false}, 4.0), cudaBackend("Half", {}, 300.0),
+            cudaBackend("Library", {.libraryRows = 2}, 300.0)};
 }
 
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(Conformance);

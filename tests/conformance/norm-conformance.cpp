@@ -7,11 +7,11 @@ namespace dllama {
 
 namespace {
 
-/// The sum of 16 lanes, as the contract of addNorm orders it.
+/// The sum of 32 lanes, as the contract of addNorm orders it.
 float sumInLanes(const std::vector<float>& terms) {
-    float lanes[16] = {};
-    for (size_t i = 0; i < terms.size(); i++) lanes[i % 16] += terms[i];
-    for (int width = 8; width > 0; width /= 2)
+    float lanes[32] = {};
+    for (size_t i = 0; i < terms.size(); i++) lanes[i % 32] += terms[i];
+    for (int width = 16; width > 0; width /= 2)
         for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
     return lanes[0];
 }

@@ -19,7 +19,6 @@ __global__ void __launch_bounds__(kThreads) attentionDecode(AttentionParams p) {
     constexpr int kRows = 16 * kTiles, kTile = kPositions * kDim;
     __half* queries = shared;
     letSuccessorStart();
-    waitForPredecessor();
     const int tid = static_cast<int>(threadIdx.x), warp = tid / 32, lane = tid % 32, g = lane / 4, t = lane % 4;
     const int split = static_cast<int>(blockIdx.x), kvHead = static_cast<int>(blockIdx.y);
     const int token = static_cast<int>(blockIdx.z), sequence = p.sequences[token], visible = p.visible[token];
@@ -30,7 +29,14 @@ __global__ void __launch_bounds__(kThreads) attentionDecode(AttentionParams p) {
     const int begin = split * perSplit * kKvBlockPositions;
     const int end = min(visible, begin + perSplit * kKvBlockPositions);
 
+    // The batch's own arrays and the positions of earlier steps are there before the predecessor has finished.
+    const int old = min(end, visible - p.nTokens);
+    bool waited = false;
     const auto fetch = [&](int stage, int position) {
+        if (!waited && position + kPositions > old) {
+            waitForPredecessor();
+            waited = true;
+        }
         if (position < end) {
             const int64_t row = cacheRow(p, sequence, kvHead, position);
             __half* k = stages + stage * 2 * kTile;
@@ -43,6 +49,7 @@ __global__ void __launch_bounds__(kThreads) attentionDecode(AttentionParams p) {
     fetch(0, begin + warp * kPositions);
     fetch(1, begin + warp * kPositions + step);
 
+    if (!waited) waitForPredecessor();
     const float scale = 1.4426950408889634f / sqrtf(static_cast<float>(kDim));
     for (int i = tid; i < kRows * kDim / 8; i += kThreads) {
         const int row = i / (kDim / 8), chunk = i % (kDim / 8), head = kvHead * p.group + row - p.headOffset;
@@ -60,7 +67,11 @@ __global__ void __launch_bounds__(kThreads) attentionDecode(AttentionParams p) {
     for (int position = begin + warp * kPositions, stage = 0; position < end; position += step, stage ^= 1) {
         waitCopies<1>();
         __syncwarp();
-        const __half* k = stages + stage * 2 * kTile;
+        __half* k = stages + stage * 2 * kTile;
+        if (position + kPositions > end) {
+            clearRows<kDim, 32>(k + kTile, end - position, kPositions, lane);
+            __syncwarp();
+        }
         const int first[2] = {position - end, position - end};
 #pragma unroll
         for (int tile = 0; tile < kTiles; tile++)

@@ -73,7 +73,11 @@ __global__ void __launch_bounds__(kThreads) attentionPrefill(AttentionParams p) 
             commitCopies();
             waitCopies<1>();
             __syncthreads();
-            const __half* k = stages + stage * 2 * kTile;
+            __half* k = stages + stage * 2 * kTile;
+            if (position + kPositions > most) {
+                clearRows<kDim, kThreads>(k + kTile, most - position, kPositions, tid);
+                __syncthreads();
+            }
             const int first[2] = {position - visible[0], position - visible[1]};
             flashStep<kDim, kPositions>(state, queries, warp * 16, k, k + kTile, first,
                                         !alone || position + kPositions > least);

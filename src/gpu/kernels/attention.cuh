@@ -21,6 +21,15 @@ __device__ inline void copyTile(__half* tile, const __half* from, int rows, int 
         copyAsync<16>(tile + tileOffset<kDim>(i / kChunks, i % kChunks), from + int64_t{i} * 8);
 }
 
+/// Zeroes rows [from, to) of a tile of values: what lies in the cache behind the last visible position may be no
+/// number, and no weight of 0 makes it vanish.
+template <int kDim, int kThreads>
+__device__ inline void clearRows(__half* tile, int from, int to, int thread) {
+    constexpr int kChunks = kDim / 8;
+    for (int i = from * kChunks + thread; i < to * kChunks; i += kThreads)
+        *reinterpret_cast<uint4*>(tile + i * 8) = uint4{};
+}
+
 /// Where the cached rows of a position's block begin.
 __device__ inline int64_t cacheRow(const AttentionParams& p, int sequence, int kvHead, int position) {
     const int64_t block = p.blockTables[int64_t{sequence} * p.maxBlocks + position / kKvBlockPositions];

@@ -21,6 +21,28 @@ __device__ inline void waitForPredecessor() {
 #endif
 }
 
+/// Asks for n floats to be brought to the L2 cache; thread tid of a block for its part.
+__device__ inline void prefetch(const float* values, int n, int tid) {
+    constexpr int kLine = 32;
+    if (tid * kLine < n) asm volatile("prefetch.global.L2 [%0];" ::"l"(values + tid * kLine));
+}
+
+/// Calls use(i, load(i)) for a block's share of [0, n): thread tid takes i = tid, tid + kThreads, ... Eight loads are
+/// under way before the first use, which the compiler would not do by itself where stores may hit what is loaded.
+template <int kThreads, typename Load, typename Use>
+__device__ inline void inBatches(int n, const Load& load, const Use& use) {
+    constexpr int kBatch = 8;
+    for (int first = static_cast<int>(threadIdx.x); first < n; first += kThreads * kBatch) {
+        decltype(load(0)) values[kBatch];
+#pragma unroll
+        for (int j = 0; j < kBatch; j++)
+            if (first + j * kThreads < n) values[j] = load(first + j * kThreads);
+#pragma unroll
+        for (int j = 0; j < kBatch; j++)
+            if (first + j * kThreads < n) use(first + j * kThreads, values[j]);
+    }
+}
+
 __device__ inline float warpSum(float x) {
 #pragma unroll
     for (int d = 16; d > 0; d /= 2) x += __shfl_xor_sync(~0u, x, d);

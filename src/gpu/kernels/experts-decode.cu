@@ -30,7 +30,7 @@ __device__ inline const uint8_t* floatRow(const Weights& w, int row) {
 constexpr int kUpWarps = 8;
 
 template <DType kType>
-__global__ void __launch_bounds__(kUpWarps * 32, kIsFloat<kType> ? 1 : 2) expertsUp(ExpertsDecodeParams p) {
+__global__ void __launch_bounds__(kUpWarps * 32, kIsFloat<kType> ? 1 : 3) expertsUp(ExpertsDecodeParams p) {
     __shared__ float hidden[32];
     letSuccessorStart();
     waitForPredecessor();

@@ -147,6 +147,33 @@ struct StageRowsParams {
 };
 void launchStageRows(const StageRowsParams& p, const Stream& stream);
 
+/// Weights and activations for a product by a library: f16, columns padded to groups * 128 and in the order that
+/// launchStageRows makes.
+struct WidenWeightsParams {
+    Weights w;    // Q40 or Q80
+    __half* out;  // (w.rows, groups * 128), scales applied
+};
+void launchWidenWeights(const WidenWeightsParams& p, const Stream& stream);
+/// One power of two for all rows: the largest scale's bits, and what undoes it.
+struct Scaling {
+    int32_t largest;
+    float undo;
+};
+struct StageAllParams {
+    int rows;
+    QuantRows in;
+    __half* out;  // (rows, groups * 128)
+    Scaling* scaling;
+};
+void launchStageAll(const StageAllParams& p, const Stream& stream);
+/// out[r][c] += bias[c]
+struct AddBiasParams {
+    int rows, cols, outCols;
+    const float* bias;
+    float* out;
+};
+void launchAddBias(const AddBiasParams& p, const Stream& stream);
+
 /// Tokens sorted by expert: what the grouped products work on.
 struct ExpertTile {
     int slot, row0, rows, unused;

@@ -1,12 +1,12 @@
 #include <algorithm>
 
-#include "gpu/kernels/device.cuh"
+#include "gpu/kernels/lane-sum.cuh"
 
 /// Chooses experts. This file is compiled without fused multiply-add: the bits must be those of src/cpu/norms.cpp.
 ///
 /// Few tokens, routeFew: grid (experts, tokens), 256 threads; a block multiplies one row of the router, adds the
-/// products in the 16 lanes of backend.hpp, and the last block of a token to finish chooses. Shared memory: dim
-/// products. Many tokens, routeLogits: grid (tokens / 32, experts / 32), 256 threads; 16 lanes x 16 tiles of 8 tokens
+/// products in the 32 lanes of backend.hpp, and the last block of a token to finish chooses. Shared memory: dim
+/// products. Many tokens, routeLogits: grid (tokens / 32, experts / 32), 512 threads; 32 lanes x 16 tiles of 8 tokens
 /// by 8 experts; then chooseMany, a warp per token.
 namespace dllama::gpu {
 
@@ -14,14 +14,18 @@ namespace {
 
 constexpr int kThreads = 256;
 
+__device__ constexpr double kInverseFactorials[] = {
+    1.0,        1.0,         1.0 / 2,      1.0 / 6,       1.0 / 24,       1.0 / 120,       1.0 / 720,
+    1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
+
 /// e^x by range reduction and Taylor series in double, rounded to float: the same bits on every machine.
 __device__ float portableExp(float x) {
     const double clamped = fmin(fmax(static_cast<double>(x), -104.0), 89.0);
     const double n = floor(clamped * 1.4426950408889634 + 0.5);
     const double r = clamped - n * 0.6931471805599453;
-    double sum = 1.0;
-#pragma unroll 1
-    for (int k = 13; k > 0; k--) sum = 1.0 + sum * r / k;
+    double sum = kInverseFactorials[13];
+#pragma unroll
+    for (int k = 12; k >= 0; k--) sum = sum * r + kInverseFactorials[k];
     return static_cast<float>(sum * __longlong_as_double((static_cast<long long>(n) + 1023) << 52));
 }
 
@@ -39,13 +43,16 @@ __device__ inline int warpArgMax(float value, int place) {
     return place;
 }
 
-/// One warp. scores: nExperts logits in shared memory, overwritten by the scores; choice: as much scratch.
+__device__ inline float sigmoid(float x) {
+    return 1.0f / (1.0f + portableExp(-x));
+}
+
+/// One warp. scores: nExperts values in shared memory, sigmoids or logits to be overwritten by their softmax; choice:
+/// as much scratch.
 __device__ void chooseExperts(const RouteParams& p, int token, float* scores, float* choice) {
     const int lane = static_cast<int>(threadIdx.x % 32), n = p.nExperts;
     constexpr float kOut = -INFINITY;
-    if (p.sigmoid) {
-        for (int e = lane; e < n; e += 32) scores[e] = 1.0f / (1.0f + portableExp(-scores[e]));
-    } else {
+    if (!p.sigmoid) {
         float largest = kOut;
         for (int e = lane; e < n; e += 32) largest = fmaxf(largest, scores[e]);
         largest = warpMax(largest);
@@ -111,65 +118,62 @@ __device__ void chooseExperts(const RouteParams& p, int token, float* scores, fl
 }
 
 __global__ void __launch_bounds__(kThreads) routeFew(RouteParams p) {
-    extern __shared__ float products[];  // (dim), later scores and choice (nExperts each)
+    extern __shared__ float products[];  // (dim + 1), later scores and choice (nExperts each)
     __shared__ bool last;
     const int expert = static_cast<int>(blockIdx.x), token = static_cast<int>(blockIdx.y);
     const int tid = static_cast<int>(threadIdx.x), dim = p.in.cols;
     letSuccessorStart();
     const float* w = p.weight + int64_t{expert} * dim;
-    for (int i = tid; i < dim; i += kThreads) products[i] = w[i];
+    inBatches<kThreads>(
+        dim, [&](int i) { return w[i]; }, [&](int i, float value) { products[i] = value; });
     waitForPredecessor();
     const float* x = p.in.f32 + int64_t{token} * dim;
-    for (int i = tid; i < dim; i += kThreads) products[i] *= x[i];
-    __syncthreads();
-    if (tid < 16) {
-        float sum = 0.0f;
-#pragma unroll 16
-        for (int i = tid; i < dim; i += 16) sum += products[i];
-#pragma unroll
-        for (int width = 8; width > 0; width /= 2) sum += __shfl_down_sync(0xffffu, sum, width, 16);
-        if (tid == 0) {
-            p.logits[int64_t{token} * p.nExperts + expert] = sum;
-            __threadfence();
-            last = atomicAdd(&p.arrived[token], 1) == p.nExperts - 1;
-        }
+    // Each thread multiplies what it has stored itself.
+    const float sum = laneSum<kThreads>(dim, products, [&](int i) { return products[i] * x[i]; });
+    if (tid == 0) {
+        p.logits[int64_t{token} * p.nExperts + expert] = sum;
+        __threadfence();
+        last = atomicAdd(&p.arrived[token], 1) == p.nExperts - 1;
     }
     __syncthreads();
-    if (!last || tid >= 32) return;
+    if (!last) return;
     __threadfence();
-    for (int e = tid; e < p.nExperts; e += 32) products[e] = __ldcg(&p.logits[int64_t{token} * p.nExperts + e]);
+    for (int e = tid; e < p.nExperts; e += kThreads) {
+        const float logit = __ldcg(&p.logits[int64_t{token} * p.nExperts + e]);
+        products[e] = p.sigmoid ? sigmoid(logit) : logit;
+    }
+    __syncthreads();
+    if (tid >= 32) return;
     if (tid == 0) p.arrived[token] = 0;
-    __syncwarp();
     chooseExperts(p, token, products, products + p.nExperts);
 }
 
-constexpr int kTile = 32, kStep = 64, kStride = kStep + 16;  // the stride puts neighbouring rows 16 banks apart
+constexpr int kTile = 32, kStep = 64, kManyThreads = 512;
 
-__global__ void __launch_bounds__(kThreads) routeLogits(RouteParams p) {
-    __shared__ float xs[kTile * kStride], ws[kTile * kStride];
+__global__ void __launch_bounds__(kManyThreads) routeLogits(RouteParams p) {
+    __shared__ float xs[kTile * kStep], ws[kTile * kStep];
     letSuccessorStart();
     waitForPredecessor();
     const int tid = static_cast<int>(threadIdx.x), dim = p.in.cols;
-    const int lane = tid % 16, tile = tid / 16, token0 = tile / 4 * 8, expert0 = tile % 4 * 8;
+    const int lane = tid % 32, tile = tid / 32, token0 = tile / 4 * 8, expert0 = tile % 4 * 8;
     const int blockToken = static_cast<int>(blockIdx.x) * kTile, blockExpert = static_cast<int>(blockIdx.y) * kTile;
     float sums[8][8] = {};
     for (int begin = 0; begin < dim; begin += kStep) {
-        for (int i = tid; i < kTile * kStep; i += kThreads) {
+        for (int i = tid; i < kTile * kStep; i += kManyThreads) {
             const int row = i / kStep, col = begin + i % kStep;
             const int token = blockToken + row, expert = blockExpert + row;
             const bool inside = col < dim;
-            xs[row * kStride + i % kStep] = inside && token < p.nTokens ? p.in.f32[int64_t{token} * dim + col] : 0.0f;
-            ws[row * kStride + i % kStep] =
-                inside && expert < p.nExperts ? p.weight[int64_t{expert} * dim + col] : 0.0f;
+            xs[row * kStep + i % kStep] = inside && token < p.nTokens ? p.in.f32[int64_t{token} * dim + col] : 0.0f;
+            ws[row * kStep + i % kStep] = inside && expert < p.nExperts ? p.weight[int64_t{expert} * dim + col] : 0.0f;
         }
         __syncthreads();
 #pragma unroll 1
-        for (int i = lane; i < kStep; i += 16) {
+        for (int i = lane; i < kStep; i += 32) {
             float x[8], w[8];
 #pragma unroll
             for (int j = 0; j < 8; j++) {
-                x[j] = xs[(token0 + j) * kStride + i];
-                w[j] = ws[(expert0 + j) * kStride + i];
+                x[j] = xs[(token0 + j) * kStep + i];
+                w[j] = ws[(expert0 + j) * kStep + i];
             }
 #pragma unroll
             for (int a = 0; a < 8; a++)
@@ -184,7 +188,7 @@ __global__ void __launch_bounds__(kThreads) routeLogits(RouteParams p) {
         for (int b = 0; b < 8; b++) {
             float sum = sums[a][b];
 #pragma unroll
-            for (int width = 8; width > 0; width /= 2) sum += __shfl_down_sync(~0u, sum, width, 16);
+            for (int width = 16; width > 0; width /= 2) sum += __shfl_down_sync(~0u, sum, width);
             const int token = blockToken + token0 + a, expert = blockExpert + expert0 + b;
             if (lane == 0 && token < p.nTokens && expert < p.nExperts)
                 p.logits[int64_t{token} * p.nExperts + expert] = sum;
@@ -197,8 +201,10 @@ __global__ void __launch_bounds__(32) chooseMany(RouteParams p) {
     letSuccessorStart();
     waitForPredecessor();
     const int token = static_cast<int>(blockIdx.x);
-    for (int e = static_cast<int>(threadIdx.x); e < p.nExperts; e += 32)
-        scores[e] = p.logits[int64_t{token} * p.nExperts + e];
+    for (int e = static_cast<int>(threadIdx.x); e < p.nExperts; e += 32) {
+        const float logit = p.logits[int64_t{token} * p.nExperts + e];
+        scores[e] = p.sigmoid ? sigmoid(logit) : logit;
+    }
     __syncwarp();
     chooseExperts(p, token, scores, scores + p.nExperts);
 }
@@ -207,11 +213,11 @@ __global__ void __launch_bounds__(32) chooseMany(RouteParams p) {
 
 void launchRoute(const RouteParams& p, const Stream& stream) {
     if (p.nTokens <= 16) {
-        const size_t shared = sizeof(float) * std::max(p.in.cols, 2 * p.nExperts);
+        const size_t shared = sizeof(float) * std::max(p.in.cols + 1, 2 * p.nExperts);
         launch(stream, routeFew, dim3(p.nExperts, p.nTokens), kThreads, shared, p);
         return;
     }
-    launch(stream, routeLogits, dim3(ceilDiv(p.nTokens, kTile), ceilDiv(p.nExperts, kTile)), kThreads, 0, p);
+    launch(stream, routeLogits, dim3(ceilDiv(p.nTokens, kTile), ceilDiv(p.nExperts, kTile)), kManyThreads, 0, p);
     launch(stream, chooseMany, p.nTokens, 32, 2 * p.nExperts * sizeof(float), p);
 }
 

@@ -1,0 +1,121 @@
+#include "gpu/kernels/device.cuh"
+
+/// What a product by a library needs: weights and activations as f16, in one order of columns.
+///
+/// widenWeights: a thread per lane's share of a group (kernels.hpp), 256 threads; reads 16 or 32 bytes and a scale a
+/// block, writes 64 bytes. largestScale and stageAll: a block of 256 threads per row.
+namespace dllama::gpu {
+
+namespace {
+
+constexpr int kThreads = 256;
+
+/// Values 4t..4t+3 of a half block go where launchStageRows puts those of activations.
+__device__ inline void storeWord(__half* half, int t, int a, int b, int c, int d, float scale) {
+    *reinterpret_cast<uint32_t*>(half + 2 * t) = packHalves(a * scale, c * scale);
+    *reinterpret_cast<uint32_t*>(half + 8 + 2 * t) = packHalves(b * scale, d * scale);
+}
+__device__ inline int nibble(uint32_t word, int byte, int high) {
+    return static_cast<int>(word << (28 - 8 * byte - 4 * high)) >> 28;
+}
+__device__ inline int signedByte(uint32_t word, int byte) {
+    return static_cast<int>(word << (24 - 8 * byte)) >> 24;
+}
+
+template <DType kType>
+__global__ void __launch_bounds__(kThreads) widenWeights(WidenWeightsParams p) {
+    letSuccessorStart();
+    waitForPredecessor();
+    const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+    const int64_t group = i / 4;
+    if (group >= int64_t{p.w.rows} * p.w.groups) return;
+    const int t = static_cast<int>(i % 4);
+    const uint2 packed = loadStream8(p.w.scales + group * 4);
+    const float2 low = __half22float2(*reinterpret_cast<const __half2*>(&packed.x));
+    const float2 high = __half22float2(*reinterpret_cast<const __half2*>(&packed.y));
+    const float scales[4] = {low.x, low.y, high.x, high.y};
+    __half* to = p.out + group * kGroup;
+    if constexpr (kType == DType::Q40) {
+        const uint4 words = loadStream16(p.w.data + group * 64 + t * 16);
+        const uint32_t block[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+        for (int b = 0; b < 4; b++)
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+                storeWord(to + b * 32 + half * 16, t, nibble(block[b], 0, half), nibble(block[b], 1, half),
+                          nibble(block[b], 2, half), nibble(block[b], 3, half), scales[b]);
+    } else {
+#pragma unroll
+        for (int pair = 0; pair < 2; pair++) {
+            const uint4 words = loadStream16(p.w.data + group * 128 + pair * 64 + t * 16);
+            const uint32_t half[4] = {words.x, words.y, words.z, words.w};  // two blocks of two halves
+#pragma unroll
+            for (int h = 0; h < 4; h++)
+                storeWord(to + (pair * 2 + h / 2) * 32 + h % 2 * 16, t, signedByte(half[h], 0), signedByte(half[h], 1),
+                          signedByte(half[h], 2), signedByte(half[h], 3), scales[pair * 2 + h / 2]);
+        }
+    }
+}
+
+/// Scales are not negative: their bits are in the order of their values.
+__global__ void __launch_bounds__(kThreads) largestScale(StageAllParams p) {
+    letSuccessorStart();
+    waitForPredecessor();
+    const int blocks = p.in.groups * 4;
+    float most = 0.0f;
+    for (int i = static_cast<int>(threadIdx.x); i < blocks; i += kThreads)
+        most = fmaxf(most, p.in.scales[int64_t{blockIdx.x} * blocks + i]);
+    most = warpMax(most);
+    if (threadIdx.x % 32 == 0) atomicMax(&p.scaling->largest, __float_as_int(most));
+}
+
+__global__ void __launch_bounds__(kThreads) stageAll(StageAllParams p) {
+    letSuccessorStart();
+    waitForPredecessor();
+    const int64_t row = blockIdx.x;
+    const int blocks = p.in.groups * 4;
+    // 127 times the largest scale becomes about 2^12: far from the largest f16, and rows 2^26 times smaller keep their
+    // precision.
+    const float largest = __int_as_float(p.scaling->largest);
+    const int exponent = largest > 0.0f ? 5 - ilogbf(largest) : 0;
+    if (row == 0 && threadIdx.x == 0) p.scaling->undo = ldexpf(1.0f, -exponent);
+    const float* scales = p.in.scales + row * blocks;
+    const int8_t* from = p.in.values + row * p.in.groups * kGroup;
+    for (int i = static_cast<int>(threadIdx.x); i < blocks * 2; i += kThreads) {
+        const int block = i / 2, half = i % 2;
+        const float scale = ldexpf(scales[block], exponent);
+        __half* to = p.out + row * p.in.groups * kGroup + i * 16;
+#pragma unroll
+        for (int t = 0; t < 4; t++) {
+            const char4 word = *reinterpret_cast<const char4*>(from + quantOffset(block * 32 + half * 16 + t * 4));
+            storeWord(to, t, word.x, word.y, word.z, word.w, scale);
+        }
+    }
+}
+
+__global__ void __launch_bounds__(kThreads) addBias(AddBiasParams p) {
+    letSuccessorStart();
+    waitForPredecessor();
+    for (int i = static_cast<int>(threadIdx.x); i < p.cols; i += kThreads)
+        p.out[int64_t{blockIdx.x} * p.outCols + i] += p.bias[i];
+}
+
+}  // namespace
+
+void launchWidenWeights(const WidenWeightsParams& p, const Stream& stream) {
+    const int64_t shares = int64_t{p.w.rows} * p.w.groups * 4;
+    launch(stream, p.w.dtype == DType::Q40 ? widenWeights<DType::Q40> : widenWeights<DType::Q80>,
+           static_cast<unsigned>((shares + kThreads - 1) / kThreads), kThreads, 0, p);
+}
+
+void launchStageAll(const StageAllParams& p, const Stream& stream) {
+    check(cudaMemsetAsync(p.scaling, 0, sizeof(Scaling), stream.handle), "staging of activations");
+    launch(stream, largestScale, p.rows, kThreads, 0, p);
+    launch(stream, stageAll, p.rows, kThreads, 0, p);
+}
+
+void launchAddBias(const AddBiasParams& p, const Stream& stream) {
+    launch(stream, addBias, p.rows, kThreads, 0, p);
+}
+
+}  // namespace dllama::gpu

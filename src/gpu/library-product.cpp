@@ -1,0 +1,62 @@
+#include "gpu/library-product.hpp"
+
+#include "base/errors.hpp"
+
+namespace dllama::gpu {
+
+namespace {
+
+void check(cublasStatus_t status, const char* what) {
+    if (status != CUBLAS_STATUS_SUCCESS) throw CudaError("{}: {}", what, cublasGetStatusString(status));
+}
+
+cublasHandle_t makeHandle() {
+    cublasHandle_t handle = nullptr;
+    check(cublasCreate(&handle), "cuBLAS");
+    return handle;
+}
+
+}  // namespace
+
+LibraryProduct::LibraryProduct(const Stream& stream)
+    : stream_(stream),
+      handle_(makeHandle(), cublasDestroy),
+      scaling_(allocateDevice(sizeof(Scaling))),
+      ones_(allocateDevice(2 * sizeof(float))) {
+    check(cublasSetStream(handle_.get(), stream.handle), "cuBLAS");
+    // The factor that undoes the rows' scaling is made on the device.
+    check(cublasSetPointerMode(handle_.get(), CUBLAS_POINTER_MODE_DEVICE), "cuBLAS");
+    const float zeroAndOne[2] = {0.0f, 1.0f};
+    check(cudaMemcpy(ones_.get(), zeroAndOne, sizeof zeroAndOne, cudaMemcpyHostToDevice), "cuBLAS");
+}
+
+__half* LibraryProduct::grow(DeviceMemory& memory, size_t& have, size_t values) {
+    if (values > have) {
+        check(cudaStreamSynchronize(stream_.handle), "scratch memory");
+        memory = nullptr;
+        memory = allocateDevice(values * sizeof(__half));
+        have = values;
+    }
+    return reinterpret_cast<__half*>(memory.get());
+}
+
+void LibraryProduct::stage(int rows, const QuantRows& in) {
+    __half* to = grow(rows_, rowsHave_, static_cast<size_t>(rows) * in.groups * kGroup);
+    launchStageAll({rows, in, to, reinterpret_cast<Scaling*>(scaling_.get())}, stream_);
+}
+
+void LibraryProduct::multiply(int rows, const Weights& w, float* out, int outCols, bool accumulate) {
+    const int cols = w.groups * kGroup;
+    __half* weights = grow(weights_, weightsHave_, static_cast<size_t>(w.rows) * cols);
+    launchWidenWeights({w, weights}, stream_);
+    const auto* undo = &reinterpret_cast<const Scaling*>(scaling_.get())->undo;
+    const auto* keep = reinterpret_cast<const float*>(ones_.get()) + (accumulate ? 1 : 0);
+    // cuBLAS counts columns first: its (w.rows, rows) result is ours row by row.
+    check(cublasGemmEx(handle_.get(), CUBLAS_OP_T, CUBLAS_OP_N, w.rows, rows, cols, undo, weights, CUDA_R_16F, cols,
+                       rows_.get(), CUDA_R_16F, cols, keep, out, CUDA_R_32F, outCols, CUBLAS_COMPUTE_32F,
+                       CUBLAS_GEMM_DEFAULT),
+          "cuBLAS");
+    if (w.bias) launchAddBias({rows, w.rows, outCols, w.bias, out}, stream_);
+}
+
+}  // namespace dllama::gpu
