@@ -131,10 +131,9 @@ void ClusterForward::connectControl(std::chrono::milliseconds wait, bool allRequ
                 link.failure = error.what();
                 return;
             }
-            const auto left = std::chrono::duration_cast<std::chrono::seconds>(
-                (link.busy ? busyPatience : patience) - Clock::now() + std::chrono::milliseconds(500));
-            if (left.count() <= 0) return;
-            if (!told) options_.log(fmt::format("{}; trying for {} s", link.failure, left.count()));
+            const std::chrono::duration<double> left = (link.busy ? busyPatience : patience) - Clock::now();
+            if (left.count() <= 0.0) return;
+            if (!told) options_.log(fmt::format("{}; trying for {:.1f} s", link.failure, left.count()));
             told = true;
             std::this_thread::sleep_for(pause);
         }

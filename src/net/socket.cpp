@@ -1,5 +1,6 @@
 #include "net/socket.hpp"
 
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -21,10 +22,16 @@ void setOption(int fd, int level, int name, int value) {
     ::setsockopt(fd, level, name, &value, sizeof value);
 }
 
+/// A process that is started later must not hold the line open.
+void closeOnExec(int fd) {
+    ::fcntl(fd, F_SETFD, FD_CLOEXEC);
+}
+
 /// No delay for small messages; a dead line is found by the kernel too, should heartbeats not run yet.
 void tune(tcp::socket& socket) {
     socket.non_blocking(true);
     const int fd = socket.native_handle();
+    closeOnExec(fd);
     setOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     setOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
 #ifdef TCP_KEEPIDLE
@@ -94,6 +101,7 @@ Listener::Listener(const Address& address) : state_(std::make_unique<State>()) {
         const auto endpoints = resolver.resolve(address.host, std::to_string(address.port));
         const tcp::endpoint endpoint = endpoints.begin()->endpoint();
         state_->acceptor.open(endpoint.protocol());
+        closeOnExec(state_->acceptor.native_handle());
         state_->acceptor.set_option(tcp::acceptor::reuse_address(true));
         state_->acceptor.bind(endpoint);
         state_->acceptor.listen();

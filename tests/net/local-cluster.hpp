@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -23,25 +24,42 @@ class LogLines {
     Log log() {
         return [this](const std::string& line) {
             const std::lock_guard lock(mutex_);
-            lines_.push_back(line);
+            lines_.push_back({line, Clock::now()});
         };
+    }
+    /// When a line with `part` was told first.
+    std::optional<Clock::time_point> when(const std::string& part) const {
+        const std::lock_guard lock(mutex_);
+        for (const Line& line : lines_)
+            if (line.text.find(part) != std::string::npos) return line.time;
+        return std::nullopt;
+    }
+    /// Waits up to 10 s until `n` lines with `part` were told.
+    bool waitFor(const std::string& part, int n = 1) const {
+        const Deadline deadline = after(std::chrono::seconds(10));
+        while (count(part) < n && Clock::now() < deadline) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        return count(part) >= n;
     }
     int count(const std::string& part) const {
         const std::lock_guard lock(mutex_);
         int n = 0;
-        for (const std::string& line : lines_) n += line.find(part) != std::string::npos;
+        for (const Line& line : lines_) n += line.text.find(part) != std::string::npos;
         return n;
     }
     std::string all() const {
         const std::lock_guard lock(mutex_);
         std::string text;
-        for (const std::string& line : lines_) text += line + "\n";
+        for (const Line& line : lines_) text += line.text + "\n";
         return text;
     }
 
   private:
+    struct Line {
+        std::string text;
+        Clock::time_point time;
+    };
     mutable std::mutex mutex_;
-    std::vector<std::string> lines_;
+    std::vector<Line> lines_;
 };
 
 inline std::unique_ptr<Backend> cpuBackend(ThreadPool& pool) {
@@ -95,9 +113,14 @@ struct RootUnderTest {
     std::vector<int> greedy(const std::vector<int>& prompt, int n, const std::function<void(int)>& eachStep = {}) {
         const int sequence = engine->open(static_cast<int>(prompt.size()) + n + 1);
         engine->start(sequence, prompt, {.temperature = 0.0f}, {n, {}});
-        for (int step = 0; engine->running(); step++) {
-            if (eachStep) eachStep(step);
-            engine->step();
+        try {
+            for (int step = 0; engine->running(); step++) {
+                if (eachStep) eachStep(step);
+                engine->step();
+            }
+        } catch (...) {
+            engine->close(sequence);
+            throw;
         }
         const std::vector<int> tokens = engine->tokens(sequence);
         engine->close(sequence);

@@ -1,0 +1,63 @@
+#pragma once
+
+#include <sys/socket.h>
+
+#include <array>
+#include <atomic>
+#include <list>
+#include <thread>
+
+#include "net/socket.hpp"
+
+namespace dllama::test {
+
+/// A line to a worker that can be cut: while it is, nothing passes and nobody is told, as when a cable is pulled.
+class Relay {
+  public:
+    explicit Relay(Address target)
+        : target_(std::move(target)), listener_({"127.0.0.1", 0}), thread_([this] { run(); }) {}
+    ~Relay() {
+        stopping_ = true;
+        thread_.join();
+    }
+    Address address() const { return {"127.0.0.1", listener_.port()}; }
+    void cut() { cut_ = true; }
+
+  private:
+    struct Pair {
+        Socket near, far;
+    };
+
+    void run() {
+        while (!stopping_) {
+            if (cut_) {
+                std::this_thread::sleep_for(std::chrono::milliseconds(5));
+                continue;
+            }
+            if (std::optional<Incoming> incoming = listener_.accept(std::chrono::milliseconds(1)))
+                pairs_.push_back({std::move(incoming->socket), connectTcp(target_, after(std::chrono::seconds(5)))});
+            pairs_.remove_if([this](Pair& p) { return !forward(p.near, p.far) || !forward(p.far, p.near); });
+        }
+    }
+
+    /// False if the line has ended.
+    bool forward(const Socket& from, const Socket& to) {
+        const ssize_t n = ::recv(from.fd(), buffer_.data(), buffer_.size(), MSG_DONTWAIT);
+        if (n == 0) return false;
+        for (ssize_t sent = 0; sent < n;) {
+            const ssize_t m = ::send(to.fd(), buffer_.data() + sent, n - sent, MSG_NOSIGNAL);
+            if (m < 0 && (errno != EAGAIN || stopping_)) return false;
+            sent += std::max<ssize_t>(m, 0);
+        }
+        return true;
+    }
+
+    const Address target_;
+    Listener listener_;
+    std::list<Pair> pairs_;
+    std::array<char, 65536> buffer_;
+    std::atomic<bool> stopping_{false}, cut_{false};
+    std::thread thread_;
+};
+
+}  // namespace dllama::test
