@@ -5,9 +5,32 @@ import pathlib
 import sys
 
 import pytest
+from stand_in_hub import Hub, running_hub
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "converter"))
+
+
+def pytest_configure(config) -> None:
+    """The stand-in hub runs throughout: huggingface_hub reads HF_ENDPOINT when it is imported."""
+    for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING"))]:
+        del os.environ[name]
+    config.running_hub = running_hub()
+    config.hub = config.running_hub.__enter__()
+    os.environ |= {"HF_ENDPOINT": config.hub.endpoint, "HF_HOME": "/nonexistent", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+def pytest_unconfigure(config) -> None:
+    config.running_hub.__exit__(None, None, None)
+
+
+@pytest.fixture
+def hub(request, monkeypatch) -> Hub:
+    """The stand-in hub, empty and well; attempts follow each other at once."""
+    monkeypatch.setattr("dllama_convert.hub._PAUSES", (0.0,) * 7)
+    hub = request.config.hub
+    hub.reset()
+    return hub
 
 
 @pytest.fixture(scope="session")

@@ -34,11 +34,14 @@ class Hub:
     """The server's state: what it serves, what goes wrong, what was asked for."""
 
     def __init__(self):
+        self.endpoint = ""
+        self.reset()
+
+    def reset(self) -> None:
         self.repositories: dict[str, pathlib.Path] = {}
         self.faults: dict[str, Fault] = {}
         self.token: str | None = None
         self.requests: list[tuple[str, str | None]] = []  # file, range
-        self.endpoint = ""
 
     def asked(self, file: str) -> list[str | None]:
         """The ranges that a file was asked for in."""

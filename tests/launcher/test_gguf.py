@@ -2,9 +2,11 @@
 
 import json
 import pathlib
+import runpy
 import struct
 import subprocess
 import sys
+import unittest.mock
 
 import gguf
 import gguf_files
@@ -26,9 +28,11 @@ MODELS = ["glm4-dense", "glm4moe-16x2", "llama", "qwen3", "qwen3moe", "glm-4-9b-
 
 
 def convert_gguf(file: pathlib.Path, kind: str, folder: pathlib.Path, name: str = "m") -> pathlib.Path:
-    command = [sys.executable, REPOSITORY / "converter" / "convert-gguf.py", file, kind, name, "--output-dir", folder]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    """converter/convert-gguf.py, in this process."""
+    command = ["convert-gguf.py", str(file), kind, name, "--output-dir", str(folder)]
+    with unittest.mock.patch.object(sys, "argv", command), pytest.raises(SystemExit) as done:
+        runpy.run_path(str(REPOSITORY / "converter" / "convert-gguf.py"), run_name="__main__")
+    assert done.value.code == 0
     return next(folder.glob(f"dllama_model_{name}_*.m"))
 
 

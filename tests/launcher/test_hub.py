@@ -12,33 +12,37 @@ import time
 import numpy as np
 import pytest
 from conftest import REPOSITORY
+from dllama_convert import ConversionError
 from dllama_convert.checkpoint import open_checkpoint
 from dllama_convert.convert import ModelImage, convert, encode_rows_of
 from dllama_convert.families import make_plan
-from stand_in_hub import Fault, Hub, running_hub, shard
+from dllama_convert.streaming import StreamingConversion
+from stand_in_hub import Fault, shard
 
 MODELS = ["chatglm-6b", "glm-4-9b-chat", "glm-hf-bias", "glm4-dense", "glm4moe-16x2", "llama", "qwen3", "qwen3moe"]
 
 
-@pytest.fixture
-def hub():
-    with running_hub() as hub:
-        yield hub
+def command(output: pathlib.Path) -> list:
+    return [
+        sys.executable,
+        REPOSITORY / "converter" / "convert-hub.py",
+        "owner/model",
+        "q40",
+        "m",
+        "--output-dir",
+        output,
+    ]
 
 
-def environment(hub: Hub, **more: str) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
-    return kept | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": "/nonexistent"} | more
+def run(output: pathlib.Path, **environment: str) -> subprocess.CompletedProcess:
+    """The command, as a process of its own."""
+    env = os.environ | environment
+    return subprocess.run(command(output), env=env, capture_output=True, text=True, timeout=120, check=False)
 
 
-def command(output: pathlib.Path, kind: str = "q40", repository: str = "owner/model") -> list:
-    return [sys.executable, REPOSITORY / "converter" / "convert-hub.py", repository, kind, "m", "--output-dir", output]
-
-
-def run(hub: Hub, output: pathlib.Path, kind: str = "q40", **more: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command(output, kind), env=environment(hub, **more), capture_output=True, text=True, timeout=120, check=False
-    )
+def stream(output: pathlib.Path, kind: str = "Q40") -> pathlib.Path:
+    """The same in this process."""
+    return StreamingConversion("owner/model", kind, "m", output).run()
 
 
 def converted_here(folder: pathlib.Path, kind: str, output: pathlib.Path) -> bytes:
@@ -58,8 +62,7 @@ def test_every_family(model, golden, hub, tmp_path):
     """From the hub to the program: the same file as from the folder, whatever shard a tensor lies in, and it runs."""
     shard(golden / model, tmp_path / "repo", 5)
     hub.repositories["owner/model"] = tmp_path / "repo"
-    done = run(hub, tmp_path / "out", "f32")
-    assert done.returncode == 0, done.stderr
+    stream(tmp_path / "out", "F32")
     assert only_the_model(tmp_path / "out", "f32") == converted_here(golden / model, "f32", tmp_path / "here")
     program = os.environ.get("DLLAMA_PROGRAM")
     if not program:
@@ -90,9 +93,7 @@ def test_killed_anywhere_it_goes_on(golden, hub, tmp_path):
     output = tmp_path / "out"
     kills = 0
     for _ in range(40):
-        process = subprocess.Popen(
-            command(output), env=environment(hub), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+        process = subprocess.Popen(command(output), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
             assert process.wait(moments.uniform(0.7, 1.6)) == 0, f"seed {seed}: {process.stderr.read()}"
             break
@@ -120,7 +121,7 @@ def test_download_is_taken_up(hub, tmp_path):
         "r.fetch(r.files['big.bin'], pathlib.Path(sys.argv[1]))"
     )
     fetch = [sys.executable, "-c", script, tmp_path / "out"]
-    env = environment(hub, PYTHONPATH=str(REPOSITORY / "converter"))
+    env = os.environ | {"PYTHONPATH": str(REPOSITORY / "converter")}
     first = subprocess.Popen(fetch, env=env, stderr=subprocess.DEVNULL)
     incomplete = tmp_path / "out" / "big.bin.incomplete"
     deadline = time.monotonic() + 30
@@ -144,7 +145,8 @@ def test_partial_file_is_no_model(golden, hub, tmp_path, program):
     names = shard(golden / "glm4-dense", tmp_path / "repo", 3)
     hub.repositories["owner/model"] = tmp_path / "repo"
     hub.faults[names[2]] = Fault(times=10**6, status=403)
-    assert run(hub, tmp_path / "out").returncode == 1
+    with pytest.raises(ConversionError, match="403"):
+        stream(tmp_path / "out")
     partial = tmp_path / "out" / "dllama_model_m_q40.m.partial"
     done = subprocess.run([program, "info", "--model", partial], capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -161,19 +163,17 @@ def test_broken_connections(golden, hub, tmp_path):
         names[2]: Fault(bytes_per_second=2_000_000),
         "config.json": Fault(drop_after=10),
     }
-    done = run(hub, tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    stream(tmp_path / "out")
     assert only_the_model(tmp_path / "out") == converted_here(golden / "glm4moe-16x2", "q40", tmp_path / "here")
     assert len(hub.asked(names[0])) == 3  # header, cut off, whole
 
 
-def test_damaged_shard_is_refused_and_fetched_again(golden, hub, tmp_path):
+def test_damaged_shard_is_refused_and_fetched_again(golden, hub, tmp_path, capsys):
     names = shard(golden / "qwen3", tmp_path / "repo", 3)
     hub.repositories["owner/model"] = tmp_path / "repo"
     hub.faults[names[1]] = Fault(corrupt=True)
-    done = run(hub, tmp_path / "out")
-    assert done.returncode == 0, done.stderr
-    assert f"{names[1]} is damaged" in done.stderr
+    stream(tmp_path / "out")
+    assert f"{names[1]} is damaged" in capsys.readouterr().err
     assert only_the_model(tmp_path / "out") == converted_here(golden / "qwen3", "q40", tmp_path / "here")
 
 
@@ -182,11 +182,10 @@ def test_damaged_every_time(golden, hub, tmp_path):
     names = shard(golden / "qwen3", tmp_path / "repo", 3)
     hub.repositories["owner/model"] = tmp_path / "repo"
     hub.faults[names[1]] = Fault(times=3, corrupt=True)
-    done = run(hub, tmp_path / "out")
-    assert done.returncode == 1
-    assert f"🚨 owner/model: {names[1]} came damaged 3 times" in done.stderr
+    with pytest.raises(ConversionError, match=f"owner/model: {names[1]} came damaged 3 times"):
+        stream(tmp_path / "out")
     hub.requests.clear()
-    assert run(hub, tmp_path / "out").returncode == 0
+    stream(tmp_path / "out")
     assert hub.asked(names[0]) == []
     assert only_the_model(tmp_path / "out") == converted_here(golden / "qwen3", "q40", tmp_path / "here")
 
@@ -196,12 +195,13 @@ def test_shard_damaged_on_this_disk(golden, hub, tmp_path):
     names = shard(golden / "llama", tmp_path / "repo", 2)
     hub.repositories["owner/model"] = tmp_path / "repo"
     hub.faults[names[1]] = Fault(times=10**6, status=403)
-    assert run(hub, tmp_path / "out").returncode == 1
+    with pytest.raises(ConversionError, match="403"):
+        stream(tmp_path / "out")
     hub.faults.clear()
     data = bytearray((tmp_path / "repo" / names[1]).read_bytes())
     data[-100] ^= 1
     (tmp_path / "out" / "dllama_model_m_q40.m.work" / names[1]).write_bytes(data)
-    assert run(hub, tmp_path / "out").returncode == 0
+    stream(tmp_path / "out")
     assert only_the_model(tmp_path / "out") == converted_here(golden / "llama", "q40", tmp_path / "here")
 
 
@@ -209,35 +209,34 @@ def test_offline(golden, hub, tmp_path):
     """Without the network: a finished model is found, an unfinished one is refused with the reason."""
     shard(golden / "llama", tmp_path / "repo", 2)
     hub.repositories["owner/model"] = tmp_path / "repo"
-    done = run(hub, tmp_path / "out", HF_HUB_OFFLINE="1")
+    done = run(tmp_path / "out", HF_HUB_OFFLINE="1")
     assert done.returncode == 1
     assert "HF_HUB_OFFLINE is set" in done.stderr
-    assert run(hub, tmp_path / "out").returncode == 0
+    assert run(tmp_path / "out").returncode == 0
     hub.requests.clear()
-    assert run(hub, tmp_path / "out", HF_HUB_OFFLINE="1").returncode == 0
+    assert run(tmp_path / "out", HF_HUB_OFFLINE="1").returncode == 0
     assert hub.requests == []
 
 
-def test_token(golden, hub, tmp_path):
+def test_token(golden, hub, tmp_path, monkeypatch):
     shard(golden / "llama", tmp_path / "repo", 2)
     hub.repositories["owner/model"] = tmp_path / "repo"
     hub.token = "hf_secret"
-    done = run(hub, tmp_path / "out")
-    assert done.returncode == 1
-    assert "HF_TOKEN" in done.stderr
-    assert run(hub, tmp_path / "out", HF_TOKEN="hf_secret").returncode == 0
+    with pytest.raises(ConversionError, match="HF_TOKEN"):
+        stream(tmp_path / "out")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    stream(tmp_path / "out")
 
 
 def test_what_is_not_there(golden, hub, tmp_path):
-    done = run(hub, tmp_path / "out")
+    done = run(tmp_path / "out")
     assert done.returncode == 1
-    assert "🚨 owner/model: there is no such repository" in done.stderr
+    assert done.stderr.startswith("🚨 owner/model: there is no such repository")
     shard(golden / "llama", tmp_path / "repo", 2)
     (tmp_path / "repo" / "model-00002-of-00002.safetensors").unlink()
     hub.repositories["owner/model"] = tmp_path / "repo"
-    done = run(hub, tmp_path / "out")
-    assert done.returncode == 1
-    assert "model-00002-of-00002.safetensors, which is not there" in done.stderr
+    with pytest.raises(ConversionError, match="model-00002-of-00002.safetensors, which is not there"):
+        stream(tmp_path / "out")
 
 
 def test_two_at_once(golden, hub, tmp_path):
@@ -245,11 +244,11 @@ def test_two_at_once(golden, hub, tmp_path):
     names = shard(golden / "llama", tmp_path / "repo", 2)
     hub.repositories["owner/model"] = tmp_path / "repo"
     hub.faults[names[0]] = Fault(times=10**6, bytes_per_second=300_000)
-    first = subprocess.Popen(command(tmp_path / "out"), env=environment(hub), stdout=subprocess.DEVNULL)
+    first = subprocess.Popen(command(tmp_path / "out"), stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 30
     while not hub.asked(names[0]) and time.monotonic() < deadline:
         time.sleep(0.02)
-    second = run(hub, tmp_path / "out")
+    second = run(tmp_path / "out")
     assert second.returncode == 1
     assert "another process is converting" in second.stderr
     hub.faults.clear()

@@ -1,0 +1,613 @@
+#!/usr/bin/env python3
+"""From a model's name to a running model: downloads, converts, chooses flags and starts dllama.
+
+    ./launch-glm.py list                    models, what they need, and what fits this machine
+    ./launch-glm.py chat glm-4-9b-0414      download and convert it if it is not here, then talk to it
+    ./launch-glm.py doctor                  this machine, and what would run on it how fast
+
+A name is one of the list, `demo`, or OWNER/NAME of any repository with a supported architecture. Everything behind `--`
+goes to dllama as it is. HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are heeded; DLLAMA_PROGRAM names another program."""
+
+import argparse
+import concurrent.futures
+import ctypes
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+HOME = pathlib.Path(__file__).resolve().parent
+CONVERTER = HOME / "converter"
+DEFAULT_PORT = 9999
+DEFAULT_CONTEXT = 8192  # dllama's
+SPARE_BYTES = 512 << 20  # activations, the program, and something for everybody else
+BITS = {"q40": 4.5, "q80": 8.5, "f16": 16, "bf16": 16, "f32": 32}  # of a weight
+DEMO = HOME / "models" / "demo"
+
+
+class LaunchError(Exception):
+    """Becomes one line and exit code 1."""
+
+
+# -------------------------------------------------------------------------------------------------------------- models
+
+
+@dataclasses.dataclass
+class Model:
+    """An entry of converter/models.json. Sizes are 10^9 bytes, parameters 10^9; None where nobody knows yet."""
+
+    name: str
+    repository: str | None
+    about: str = ""
+    parameters: float | None = None
+    active: float | None = None  # parameters read for a token
+    download_gb: float | None = None
+    q40_gb: float | None = None
+    kv_bytes_per_token: int = 0
+    context: int = DEFAULT_CONTEXT
+    ready_made: bool = False  # the repository has a .m file
+
+    def memory(self, context: int = DEFAULT_CONTEXT) -> float | None:
+        """Bytes needed to run it in Q40."""
+        if self.q40_gb is None:
+            return None
+        return self.q40_gb * 1e9 + self.kv_bytes_per_token * min(context, self.context) + SPARE_BYTES
+
+    @property
+    def token_bytes(self) -> float | None:
+        """Bytes of weights read for a token in Q40."""
+        return None if self.active is None else self.active * 1e9 * 18 / 32
+
+
+def registry() -> list[Model]:
+    entries = json.loads((CONVERTER / "models.json").read_text(encoding="utf-8"))
+    return [Model(**entry) for entry in entries]
+
+
+def find_model(name: str) -> Model:
+    if name == "demo":
+        return Model("demo", None, "the demo model that comes with the program")
+    for model in registry():
+        if name.lower() in (model.name, (model.repository or "").lower()):
+            return model
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return Model(name.split("/")[1].lower(), name)
+    raise LaunchError(f"{name} is not a known model (./launch-glm.py list) and not OWNER/NAME of a repository")
+
+
+# ------------------------------------------------------------------------------------------------------------- machine
+
+
+@dataclasses.dataclass
+class Gpu:
+    name: str
+    memory: int
+    free: int
+    driver: str
+
+
+def gpus() -> list[Gpu]:
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,memory.free,driver_version", "--format=csv,noheader,nounits"]
+    try:
+        text = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    found = []
+    for line in text.splitlines():
+        name, total, free, driver = (part.strip() for part in line.rsplit(",", 3))
+        if total.isdigit() and free.isdigit():
+            found.append(Gpu(name, int(total) << 20, int(free) << 20, driver))
+    return found
+
+
+def memory_bytes() -> tuple[int, int]:
+    """Total and available."""
+    values = {}
+    for line in pathlib.Path("/proc/meminfo").read_text().splitlines():
+        key, _, rest = line.partition(":")
+        values[key] = int(rest.split()[0]) * 1024
+    return values["MemTotal"], values.get("MemAvailable", values["MemFree"])
+
+
+def cores() -> tuple[int, int]:
+    """Physical cores and hardware threads that this process may use."""
+    usable = os.sched_getaffinity(0)
+    found = set()
+    for cpu in usable:
+        siblings = pathlib.Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            found.add(siblings.read_text().strip())
+        except OSError:
+            found.add(str(cpu))
+    return len(found), len(usable)
+
+
+def cpu_name() -> str:
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    entries = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    return entries.get("model name") or entries.get("Model") or platform.machine()  # x86; Raspberry Pi
+
+
+def memory_bandwidth(threads: int) -> float:
+    """Bytes a second that all threads together move by copying, reads and writes counted; about 0.3 s."""
+    size = 32 << 20
+    buffers = [(ctypes.create_string_buffer(size), ctypes.create_string_buffer(size)) for _ in range(threads)]
+
+    def copy(pair, rounds: int) -> int:
+        for _ in range(rounds):  # ctypes lets go of Python's lock
+            ctypes.memmove(pair[0], pair[1], size)
+        return 2 * size * rounds
+
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda pair: copy(pair, 1), buffers))
+        best = 0.0
+        for _ in range(3):
+            started = time.perf_counter()
+            moved = sum(pool.map(lambda pair: copy(pair, 4), buffers))
+            best = max(best, moved / (time.perf_counter() - started))
+    return best
+
+
+def gb(value: float) -> str:
+    return f"{value / 1e9:.1f} GB"
+
+
+# --------------------------------------------------------------------------------------------------- program and Python
+
+
+def find_program(dry_run: bool = False) -> str:
+    """dllama: $DLLAMA_PROGRAM, beside this file, on the PATH, or built now."""
+    named = os.environ.get("DLLAMA_PROGRAM")
+    candidates = [named] if named else [str(HOME / "dllama"), shutil.which("dllama")]
+    for path in candidates:
+        if path and os.access(path, os.X_OK):
+            return path
+    if named:
+        raise LaunchError(f"DLLAMA_PROGRAM is {named}: there is no such program")
+    if dry_run:
+        return str(HOME / "dllama")
+    if not shutil.which("make"):
+        raise LaunchError(
+            "the program dllama is not built, and there is no make to build it (apt install make g++ cmake)"
+        )
+    say("the program is not built yet: make")
+    if subprocess.run(["make", "-C", HOME], check=False).returncode != 0:
+        raise LaunchError("dllama could not be built: see above")
+    return str(HOME / "dllama")
+
+
+def converter_python(dry_run: bool = False) -> str:
+    """A Python with the converter's packages: this one, or that of .venv, which is made at the first time."""
+    import importlib.util
+
+    wanted = (CONVERTER / "requirements.txt").read_text()
+    packages = [re.split(r"[<>=]", line)[0] for line in wanted.split()]
+    if all(importlib.util.find_spec(package) for package in packages):
+        return sys.executable
+    python = HOME / ".venv" / "bin" / "python"
+    # `make test` makes the same environment, with the tests' packages behind ours.
+    stamps = [HOME / ".venv" / "converter-requirements", HOME / ".venv" / "installed-requirements"]
+    if any(stamp.exists() and stamp.read_text().startswith(wanted.rstrip()) for stamp in stamps) or dry_run:
+        return str(python)
+    say(f"first run: Python packages for the converter go to {HOME / '.venv'}: {' '.join(packages)}")
+    try:
+        subprocess.run([sys.executable, "-m", "venv", HOME / ".venv"], check=True)
+        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*install, "-r", CONVERTER / "requirements.txt"], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise LaunchError(f"{error} (on Debian: apt install python3-venv)") from error
+    stamps[0].write_text(wanted)
+    return str(python)
+
+
+def say(text: str) -> None:
+    print(f"⭕ {text}", flush=True)
+
+
+def start(command: list, dry_run: bool) -> int:
+    """Runs a command, or prints it."""
+    words = [str(word) for word in command]
+    if dry_run:
+        print(shlex.join(words))
+        return 0
+    try:
+        return subprocess.run(words, check=False).returncode
+    except KeyboardInterrupt:
+        return 130
+
+
+# --------------------------------------------------------------------------------------------------- download, convert
+
+
+def model_files(folder: pathlib.Path, kind: str) -> tuple[pathlib.Path, pathlib.Path | None] | None:
+    """The .m file of that type (or the only one) in a model's folder, and its tokenizer."""
+    found = sorted(folder.glob(f"dllama_model_*_{kind}.m")) or sorted(folder.glob("dllama_model_*.m"))
+    tokenizers = sorted(folder.glob("dllama_tokenizer_*.t"))
+    return (found[0], tokenizers[0] if tokenizers else None) if found else None
+
+
+def model_folder(model: Model, args) -> pathlib.Path:
+    folder = args.models_dir / model.name
+    if not args.dry_run:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".gitignore").write_text("*\n")
+    return folder
+
+
+def convert(model: Model, args) -> int:
+    """Makes the .m and .t file if they are not here."""
+    if model.repository is None:
+        raise LaunchError("the demo model comes with the program: there is nothing to do")
+    folder = model_folder(model, args)
+    python = converter_python(args.dry_run)
+    to = ["--output-dir", folder]
+    if args.gguf:
+        fetch = [python, CONVERTER / "download-hub.py", model.repository, model.name, "--file", args.gguf, *to]
+        kind = args.type if args.type_given else "keep"
+        return start(fetch, args.dry_run) or start(
+            [python, CONVERTER / "convert-gguf.py", folder / args.gguf, kind, model.name, *to], args.dry_run
+        )
+    if model.ready_made:
+        return start([python, CONVERTER / "download-hub.py", model.repository, model.name, *to], args.dry_run)
+    if (folder / "checkpoint" / "complete").exists():
+        checkpoint = folder / "checkpoint"
+        if not list(folder.glob("dllama_tokenizer_*.t")):
+            start([python, CONVERTER / "convert-tokenizer-hf.py", checkpoint, model.name, *to], args.dry_run)
+        command = [python, CONVERTER / "convert-hf.py", checkpoint, args.type, model.name, *to]
+    else:
+        command = [python, CONVERTER / "convert-hub.py", model.repository, args.type, model.name, *to]
+    return start(command, args.dry_run)
+
+
+def ensure_model(model: Model, args) -> tuple[pathlib.Path, pathlib.Path | None]:
+    status = convert(model, args)
+    folder = args.models_dir / model.name
+    if args.dry_run:
+        names = f"dllama_model_{model.name}_{args.type}.m", f"dllama_tokenizer_{model.name}.t"
+        return folder / names[0], folder / names[1]
+    found = model_files(folder, args.type)
+    if status != 0 or not found:
+        raise LaunchError(f"{model.name} is not complete: the same command goes on where it stopped")
+    return found
+
+
+# ----------------------------------------------------------------------------------------------------------------- run
+
+
+def choose_flags(model: Model, weights: float, in_cluster: bool) -> tuple[list, str]:
+    """Flags for this machine and why, in a line; `weights` are the file's bytes. Raises LaunchError if it does not fit."""
+    physical, threads = cores()
+    flags: list = ["--nthreads", physical]
+    why = f"{physical} threads, one for each {'physical core' if physical < threads else 'core'}"
+    if weights == 0 or in_cluster:
+        return flags, why
+    total, available = memory_bytes()
+    context, kv = min(model.context, DEFAULT_CONTEXT), model.kv_bytes_per_token
+    gpu = next((gpu for gpu in gpus() if gpu.free > weights + kv * context + SPARE_BYTES), None)
+    room = gpu.free if gpu else available
+    while kv and context > 512 and weights + kv * context + SPARE_BYTES > room:
+        context //= 2
+    if weights + kv * context + SPARE_BYTES > room:
+        raise LaunchError(
+            f"{model.name} needs {gb(weights + kv * context + SPARE_BYTES)} of memory, {gb(available)} of {gb(total)} are "
+            f"available: add machines (./launch-glm.py setup-cluster {model.name} --nodes ...), or --force"
+        )
+    where = f"{gb(room)} of {gpu.name}" if gpu else f"{gb(room)} of memory"
+    if not kv:
+        return flags, f"{why}; {gb(weights)} of weights in {where}"
+    why += f"; context {context}: {gb(weights)} of weights and {gb(kv * context)} of cache in {where}"
+    return [*flags, "--max-seq-len", context], why
+
+
+def model_line(model: Model, args) -> tuple[list, str]:
+    """dllama's flags for the model, which is brought here if it has to be, and why."""
+    here = model_files(args.models_dir / model.name, args.type)
+    if model.repository is None:
+        here = (DEMO / "demo-q40.m", DEMO / "demo.t") if (DEMO / "demo-q40.m").exists() else None
+    weights = here[0].stat().st_size if here else (model.q40_gb or 0) * 1e9 * BITS[args.type] / BITS["q40"]
+    try:
+        flags, why = choose_flags(model, weights, args.cluster)  # before a download of hours
+    except LaunchError:
+        if not args.force:
+            raise
+        flags, why = [], "--force: what dllama chooses"
+    if not here and model.repository is not None:
+        here = ensure_model(model, args)
+    files = ["--model", here[0]] if here else []
+    if here and here[1]:
+        files += ["--tokenizer", here[1]]
+    return files + flags, why
+
+
+def run_model(command: str, args) -> int:
+    model = find_model(args.name)
+    cluster = read_cluster(model, args) if args.cluster else None
+    program = find_program(args.dry_run)
+    flags, why = model_line(model, args)
+    line = [program, command, *flags]
+    if cluster:
+        line += ["--workers", *cluster["workers"], "--secret-file", cluster["secret_file"]]
+        why += f"; {len(cluster['workers'])} workers, talking in secret"
+    if command == "inference":
+        line += ["--prompt", args.prompt, "--steps", args.steps]
+    say(why)
+    return start([*line, *args.rest], args.dry_run)
+
+
+# ------------------------------------------------------------------------------------------------------------- cluster
+
+UNIT = """[Unit]
+Description=dllama worker on port {port}
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+ExecStart=/usr/local/bin/dllama worker --port {port} --secret-file %d/secret --cache-dir %C/dllama
+LoadCredential=secret:/etc/dllama/secret
+DynamicUser=yes
+CacheDirectory=dllama
+Restart=always
+RestartSec=2
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+START = """#!/bin/sh
+# Starts this node's worker; dllama is beside this file, on the PATH, or named by DLLAMA_PROGRAM.
+here=$(cd "$(dirname "$0")" && pwd)
+program=${{DLLAMA_PROGRAM:-dllama}}
+[ -x "$here/dllama" ] && program=$here/dllama
+exec "$program" worker --port {port} --secret-file "$here/secret" "$@"
+"""
+
+
+def parse_node(text: str) -> tuple[str, int]:
+    match = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\[\]]+)(?::(\d{1,5}))?", text)
+    if not match or not 0 < int(match[2] or DEFAULT_PORT) < 65536:
+        raise LaunchError(f"--nodes {text}: must be host or host:port, an IPv6 address in brackets")
+    return match[1], int(match[2] or DEFAULT_PORT)
+
+
+def cluster_folder(model: Model, args) -> pathlib.Path:
+    return args.models_dir / model.name / "cluster"
+
+
+def read_cluster(model: Model, args) -> dict:
+    path = cluster_folder(model, args) / "cluster.json"
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise LaunchError(
+            f"{path}: {error.strerror}: ./launch-glm.py setup-cluster {model.name} --nodes ..."
+        ) from error
+
+
+def setup_cluster(args) -> int:
+    model = find_model(args.name)
+    nodes = [parse_node(text) for text in args.nodes]
+    if len(set(nodes)) != len(nodes):
+        raise LaunchError("--nodes: a node is named twice")
+    program = find_program(args.dry_run)
+    folder = model_folder(model, args) / "cluster"
+    secret = folder / "secret"
+    addresses = [f"{host}:{port}" for host, port in nodes]
+    if args.dry_run:
+        return start([program, "keygen", secret], True)
+    folder.mkdir(exist_ok=True)
+    if not secret.exists() and start([program, "keygen", secret], False) != 0:
+        return 1
+    for host, port in nodes:
+        node = folder / f"{host.strip('[]').replace(':', '_')}-{port}"
+        node.mkdir(exist_ok=True)
+        copy = node / "secret"
+        copy.unlink(missing_ok=True)
+        with open(os.open(copy, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+            file.write(secret.read_bytes())
+        (node / "start-worker.sh").write_text(START.format(port=port))
+        (node / "start-worker.sh").chmod(0o755)
+        (node / "dllama-worker.service").write_text(UNIT.format(port=port))
+        say(f"{host}:{port}: copy {node} to it and run start-worker.sh there, or install the systemd unit")
+    cluster = {"model": model.name, "workers": addresses, "secret_file": str(secret)}
+    (folder / "cluster.json").write_text(json.dumps(cluster, indent=2) + "\n")
+    return check_cluster(model, program, nodes, secret)
+
+
+def check_cluster(model: Model, program: str, nodes: list[tuple[str, int]], secret: pathlib.Path) -> int:
+    """Whether every node answers, has the secret and fits in version: the demo model says four tokens on each."""
+    answering = True
+    for host, port in nodes:
+        try:
+            socket.create_connection((host.strip("[]"), port), timeout=3).close()
+        except OSError as error:
+            answering = False
+            print(f"🔴 {host}:{port} does not answer yet: {error.strerror or error}")
+            continue
+        line = [program, "inference", "--prompt", "Once", "--steps", "4", "--workers", f"{host}:{port}"]
+        line += ["--secret-file", str(secret), "--model", str(DEMO / "demo-q40.m"), "--tokenizer", str(DEMO / "demo.t")]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+        if done.returncode == 0:
+            print(f"🟢 {host}:{port} answers, with this secret and version")
+        else:
+            answering = False
+            print(f"🔴 {host}:{port}: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+    if not answering:
+        say("start the workers, then run the same command again")
+        return 1
+    say(f"ready: ./launch-glm.py chat {model.name} --cluster")
+    return 0
+
+
+def worker(args) -> int:
+    program = find_program(args.dry_run)
+    physical, _ = cores()
+    line = [program, "worker", "--port", args.port, "--nthreads", physical]
+    if args.secret_file:
+        line += ["--secret-file", args.secret_file]
+    return start([*line, *args.rest], args.dry_run)
+
+
+# -------------------------------------------------------------------------------------------------------- list, doctor
+
+
+def list_models(args) -> int:
+    room = max([memory_bytes()[1], *(gpu.free for gpu in gpus())])
+    free = shutil.disk_usage(args.models_dir if args.models_dir.exists() else HOME).free
+    print(f"{'name':<30}{'parameters':>11}{'download':>10}{'disk':>10}{'memory':>10}  here")
+    for model in registry():
+        memory = model.memory()
+        # One shard or part, usually 5 GB, lies beside the growing file.
+        disk = model.q40_gb * 1e9 + min(5.4e9, model.download_gb * 1e9)
+        here = bool(model_files(args.models_dir / model.name, "q40"))
+        fits = memory <= room
+        mark = "✅ is here" if here and fits else "✅ fits" if fits and disk <= free else "❌"
+        if mark == "❌":
+            mark += " memory" if not fits else " disk"
+        columns = f"{model.parameters:>9.1f} B{gb(model.download_gb * 1e9):>10}{gb(disk):>10}{gb(memory):>10}"
+        print(f"{model.name:<30}{columns}  {mark}")
+    print(
+        f"\nDisk and memory are for Q40 weights; memory with a context of up to {DEFAULT_CONTEXT}. `demo` is always here."
+    )
+    return 0
+
+
+def doctor(args) -> int:
+    physical, threads = cores()
+    total, available = memory_bytes()
+    print(f"🧠 {cpu_name()}: {physical} cores, {threads} threads")
+    bandwidth = memory_bandwidth(physical)
+    print(f"📀 Memory: {gb(total)}, {gb(available)} available, {bandwidth / 1e9:.0f} GB/s copying")
+    found = gpus()
+    for gpu in found:
+        print(f"🎮 {gpu.name}: {gb(gpu.memory)}, {gb(gpu.free)} free, driver {gpu.driver}")
+    if not found:
+        print("🎮 No NVIDIA GPU: nvidia-smi finds none")
+    disk = shutil.disk_usage(args.models_dir if args.models_dir.exists() else HOME)
+    print(f"💿 Disk at {args.models_dir}: {gb(disk.free)} free")
+    try:
+        program = find_program(dry_run=True)
+        version = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
+        print(f"🟢 Program: {program}, {version.strip()}")
+    except (LaunchError, OSError, subprocess.SubprocessError):
+        print("🔴 Program: not built yet; the first run builds it (make)")
+    python = converter_python(dry_run=True)
+    print(f"{'🟢' if os.access(python, os.X_OK) else '🔴'} Python for the converter: {python}")
+    print(hub_state())
+    print("\nFits in memory, with the speed at which it can be read for every token:")
+    for model in registry():
+        if model.memory() <= available:
+            speed = bandwidth / model.token_bytes
+            print(f"   {model.name:<30}{gb(model.memory()):>9}  {speed:6.1f} tokens/s")
+    return 0
+
+
+def hub_state() -> str:
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        return "⭕ Hub: offline (HF_HUB_OFFLINE)"
+    try:
+        request = urllib.request.Request(endpoint, method="HEAD")
+        started = time.perf_counter()
+        with urllib.request.urlopen(request, timeout=5):
+            pass
+    except urllib.error.HTTPError:
+        pass  # it answers
+    except (OSError, ValueError) as error:
+        return f"🔴 Hub: {endpoint} does not answer: {getattr(error, 'reason', error)}"
+    return f"🟢 Hub: {endpoint} answers in {(time.perf_counter() - started) * 1e3:.0f} ms"
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    rest = []
+    if "--" in argv:
+        at = argv.index("--")
+        argv, rest = argv[:at], argv[at + 1 :]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, text: str, run, model: bool = True) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        if model:
+            command.add_argument("name", metavar="NAME", help="a name of the list, demo, or OWNER/NAME on the hub")
+        command.add_argument("--dry-run", action="store_true", help="print the commands instead of running them")
+        default = pathlib.Path(os.environ.get("DLLAMA_MODELS", HOME / "models"))
+        command.add_argument("--models-dir", type=pathlib.Path, default=default, metavar="FOLDER", help=f"({default})")
+        return command
+
+    def add_conversion(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--type", choices=list(BITS), help="type of the weights (q40)")
+        command.add_argument("--gguf", metavar="FILE", help="convert this GGUF file of the repository")
+
+    def add_run(name: str, text: str) -> argparse.ArgumentParser:
+        command = add(name, text, lambda args: run_model(name, args))
+        add_conversion(command)
+        command.add_argument("--cluster", action="store_true", help="with the workers of setup-cluster")
+        command.add_argument("--force", action="store_true", help="even if the memory is too small")
+        return command
+
+    add("list", "Models and what they need", list_models, model=False)
+    add("doctor", "This machine, and what would run on it", doctor, model=False)
+    add("download", "Fetch the checkpoint without converting it", download)
+    add_conversion(
+        add("convert", "Make the model's files, shard by shard", lambda args: convert(find_model(args.name), args))
+    )
+    inference = add_run("inference", "Continue a prompt")
+    inference.add_argument("--prompt", required=True, metavar="TEXT")
+    inference.add_argument("--steps", type=int, default=256, metavar="N", help="tokens of prompt and answer (256)")
+    add_run("chat", "Talk to the model")
+    add_run("benchmark", "Measure prompts and answers")
+    cluster = add("setup-cluster", "Write what each machine of a cluster needs, and check them", setup_cluster)
+    cluster.add_argument("--nodes", nargs="+", required=True, metavar="HOST[:PORT]", help=f"workers ({DEFAULT_PORT})")
+    serve = add("worker", "Compute along with a root on another machine", worker, model=False)
+    serve.add_argument("--port", type=int, default=DEFAULT_PORT, metavar="N")
+    serve.add_argument("--secret-file", metavar="FILE", help="the cluster's secret, from setup-cluster")
+    args = parser.parse_args(argv)
+    args.rest = rest
+    args.type_given = getattr(args, "type", None) is not None
+    if not args.type_given:
+        args.type = "q40"
+    return args
+
+
+def download(args) -> int:
+    model = find_model(args.name)
+    if model.repository is None:
+        raise LaunchError("the demo model comes with the program: there is nothing to do")
+    folder = model_folder(model, args)
+    python = converter_python(args.dry_run)
+    return start(
+        [python, CONVERTER / "download-hub.py", model.repository, model.name, "--output-dir", folder], args.dry_run
+    )
+
+
+def main() -> int:
+    args = parse(sys.argv[1:])
+    try:
+        return args.run(args)
+    except BrokenPipeError:  # ./launch-glm.py list | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (LaunchError, OSError) as error:
+        print(f"🚨 {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

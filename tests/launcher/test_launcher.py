@@ -1,0 +1,300 @@
+"""launch-glm.py: its list of models, the commands it makes, and the way from a name to a running model."""
+
+import contextlib
+import importlib.util
+import json
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+
+import gguf
+import gguf_files
+import pytest
+from conftest import REPOSITORY
+from dllama_convert import ConversionError
+from dllama_convert.downloads import download
+from dllama_convert.tokenizers import _BYTES
+from stand_in_hub import Fault, shard
+
+spec = importlib.util.spec_from_file_location("launcher", REPOSITORY / "launch-glm.py")
+launcher = importlib.util.module_from_spec(spec)
+sys.modules["launcher"] = launcher
+spec.loader.exec_module(launcher)
+
+
+@pytest.fixture
+def launch(monkeypatch, tmp_path, capfd):
+    """Runs launch-glm.py in this process: (exit code, output, errors)."""
+    monkeypatch.setenv("DLLAMA_MODELS", str(tmp_path / "models"))
+
+    def run(*argv: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["launch-glm.py", *argv])
+        status = launcher.main()
+        return status, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine of 64 GB and 8 cores with two threads each, without a GPU."""
+    monkeypatch.setattr(launcher, "memory_bytes", lambda: (64_000_000_000, 60_000_000_000))
+    monkeypatch.setattr(launcher, "cores", lambda: (8, 16))
+    monkeypatch.setattr(launcher, "gpus", list)
+    monkeypatch.setenv("DLLAMA_PROGRAM", sys.executable)  # some program; nothing is run
+
+
+# ------------------------------------------------------------------------------------------------------------ registry
+
+
+def test_registry():
+    """Every model of the launcher's promise is there, under its own name, with figures that fit each other."""
+    models = launcher.registry()
+    names = [model.name for model in models]
+    assert len(set(names)) == len(names)
+    assert "demo" not in names
+    promised = (
+        "glm-4-9b-0414 glm-4-32b-0414 glm-z1-9b-0414 glm-z1-32b-0414 glm-4-9b-chat glm-4-9b-chat-hf glm-edge-1.5b-chat "
+        "glm-edge-4b-chat glm-4.5-air glm-4.5 glm-4.6 glm-4.7 intellect-3 intellect-3.1 chatglm3-6b llama-3.1-8b "
+        "llama-3.2-1b llama-3.3-70b qwen3-0.6b qwen3-8b qwen3-30b-a3b"
+    )
+    assert set(promised.split()) <= set(names)
+    for model in models:
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+", model.repository), model
+        assert re.fullmatch(r"[a-z0-9.-]+", model.name), model
+        assert model.about, model
+        assert 0 < model.active <= model.parameters, model
+        assert model.context >= 2048, model
+        assert model.kv_bytes_per_token % 1024 == 0, model
+        assert model.kv_bytes_per_token > 0, model
+        # 4.5 bits a weight; more where next-token layers or an F32 embedding are in the file.
+        assert 0.55 <= model.q40_gb / model.parameters <= 1.4, model
+        wanted = model.q40_gb if model.ready_made else 2 * model.parameters
+        assert wanted * 0.97 <= model.download_gb <= wanted * 1.05, model
+
+
+def test_sizes_that_are_known():
+    """INTELLECT-3: 213.7 GB to download, 60.1 GB of Q40, 184 KiB of cache a token."""
+    model = launcher.find_model("PrimeIntellect/INTELLECT-3")
+    assert (model.name, model.download_gb, model.q40_gb) == ("intellect-3", 213.7, 60.1)
+    assert model.memory(1000) == 60.1e9 + 188_416_000 + launcher.SPARE_BYTES
+
+
+# ------------------------------------------------------------------------------------------------------------ commands
+
+
+def test_list(launch, machine):
+    status, out, _ = launch("list")
+    assert status == 0
+    lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    assert "✅ fits" in lines["glm-4-9b-0414"]
+    assert "❌ memory" in lines["glm-4.7"]
+    assert "18.8 GB" in lines["glm-4-9b-0414"]
+
+
+def test_dry_run_shows_what_would_run(launch, machine):
+    """Conversion, then the program, with a line that says why."""
+    status, out, _ = launch("chat", "glm-4-32b-0414", "--dry-run", "--", "--temperature", "0")
+    assert status == 0
+    convert, why, run = out.splitlines()
+    assert "convert-hub.py zai-org/GLM-4-32B-0414 q40 glm-4-32b-0414 --output-dir" in convert
+    assert "8 threads, one for each physical core; context 8192: 18.3 GB of weights and 0.5 GB of cache" in why
+    assert run.endswith("--nthreads 8 --max-seq-len 8192 --temperature 0")
+
+
+def test_context_shrinks_before_a_model_is_refused(launch, machine, monkeypatch):
+    """chatglm-6b has half a megabyte of cache for each token."""
+    monkeypatch.setattr(launcher, "memory_bytes", lambda: (8_000_000_000, 4_900_000_000))
+    _, out, _ = launch("chat", "chatglm-6b", "--dry-run")
+    assert out.splitlines()[-1].endswith("--max-seq-len 1024")
+    monkeypatch.setattr(launcher, "memory_bytes", lambda: (8_000_000_000, 4_000_000_000))
+    status, out, err = launch("chat", "chatglm-6b", "--dry-run")
+    assert (status, out) == (1, "")
+    assert "needs 4.5 GB of memory, 4.0 GB of 8.0 GB are available" in err
+    assert launch("chat", "chatglm-6b", "--dry-run", "--force")[0] == 0
+
+
+def test_gpu_counts_as_room(launch, machine, monkeypatch):
+    gpu = launcher.Gpu("RTX 3060", 12 << 30, 11 << 30, "550.54")
+    monkeypatch.setattr(launcher, "gpus", lambda: [gpu])
+    monkeypatch.setattr(launcher, "memory_bytes", lambda: (8_000_000_000, 4_000_000_000))
+    status, out, _ = launch("chat", "glm-4-9b-0414", "--dry-run")
+    assert status == 0
+    assert "11.8 GB of RTX 3060" in out
+
+
+def test_nvidia_smi_is_read(monkeypatch, tmp_path):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA RTX 3060, 12288, 11000, 550.54.14'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert launcher.gpus() == [launcher.Gpu("NVIDIA RTX 3060", 12288 << 20, 11000 << 20, "550.54.14")]
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed' >&2\nexit 9\n")
+    assert launcher.gpus() == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        (("chat", "no-such-model"), "no-such-model is not a known model"),
+        (("convert", "demo"), "comes with the program"),
+        (("setup-cluster", "demo", "--nodes", "host:99999"), "--nodes host:99999"),
+        (("setup-cluster", "demo", "--nodes", "a:1", "a:1"), "named twice"),
+        (("chat", "demo", "--cluster"), "setup-cluster demo --nodes"),
+    ],
+)
+def test_refusals(argv, reason, launch, machine):
+    status, _, err = launch(*argv)
+    assert status == 1
+    assert err.startswith("🚨")
+    assert reason in err
+
+
+def test_flags_are_the_programs(launch, machine, program, tmp_path, monkeypatch):
+    """Every flag in a command exists in dllama's --help."""
+    folder = tmp_path / "models" / "glm-4-9b-0414" / "cluster"
+    folder.mkdir(parents=True)
+    cluster = {"workers": ["a:9999"], "secret_file": "secret"}
+    (folder / "cluster.json").write_text(json.dumps(cluster))
+    commands = [
+        ("inference", "glm-4-9b-0414", "--prompt", "x", "--cluster"),
+        ("chat", "glm-4-9b-0414"),
+        ("benchmark", "glm-4-9b-0414"),
+        ("worker", "--secret-file", "secret"),
+        ("setup-cluster", "glm-4-9b-0414", "--nodes", "a"),
+    ]
+    for argv in commands:
+        line = launch(*argv, "--dry-run")[1].splitlines()[-1].split()
+        text = subprocess.run([program, line[1], "--help"], capture_output=True, text=True, check=True).stdout
+        assert {word for word in line if word.startswith("--")} <= set(re.findall(r"--[a-z-]+", text)), line
+
+
+def test_doctor(launch, monkeypatch):
+    """Reports this machine as it is; the hub is asked and answers."""
+    status, out, _ = launch("doctor")
+    assert status == 0
+    assert re.search(r"📀 Memory: [\d.]+ GB, [\d.]+ GB available, \d+ GB/s copying", out)
+    assert "🟢 Hub: http://127.0.0.1" in out
+    assert re.search(r"qwen3-0.6b +[\d.]+ GB +[\d.]+ tokens/s", out)
+
+
+# ----------------------------------------------------------------------------------------------------- from hub to text
+
+
+def write_tokenizer(folder: pathlib.Path) -> None:
+    """A byte-level tokenizer without merges for the tiny models, whose answers end at 1 or 2."""
+    document = {
+        "added_tokens": [{"id": i, "content": f"<|{i}|>", "special": True} for i in range(3)],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+        "model": {"type": "BPE", "vocab": {char: i for i, char in enumerate(_BYTES, 3)}, "merges": []},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+
+
+def test_from_name_to_text(launch, hub, golden, tmp_path, program):
+    """OWNER/NAME is downloaded, converted and run; the second time nothing is fetched."""
+    shard(golden / "glm4moe-16x2", tmp_path / "repo", 4)
+    write_tokenizer(tmp_path / "repo")
+    hub.repositories["owner/Tiny"] = tmp_path / "repo"
+    argv = ("inference", "owner/Tiny", "--prompt", "hello", "--steps", "12", "--", "--temperature", "0")
+    status, out, err = launch(*argv)
+    assert status == 0, err
+    assert "nTokens: 5" in out  # the prompt's
+    hub.requests.clear()
+    again = launch(*argv)
+    assert again[0] == 0
+    assert hub.requests == []
+    assert predicted(again[1]) == predicted(out) != ""
+    status, out, _ = launch("benchmark", "owner/Tiny", "--", "-p", "8", "-n", "4", "-r", "1")
+    assert status == 0
+    assert "|" in out
+
+
+def predicted(out: str) -> str:
+    return "".join(re.findall(r"🔶 Pred .*\| (.*)", out))
+
+
+def test_download_then_convert_offline(launch, hub, golden, tmp_path, monkeypatch):
+    shard(golden / "qwen3", tmp_path / "repo", 3)
+    write_tokenizer(tmp_path / "repo")
+    hub.repositories["owner/Tiny"] = tmp_path / "repo"
+    assert launch("download", "owner/Tiny")[0] == 0
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert launch("convert", "owner/Tiny", "--type", "q80")[0] == 0
+    found = sorted(path.name for path in (tmp_path / "models" / "tiny").iterdir())
+    assert found == [".gitignore", "checkpoint", "dllama_model_tiny_q80.m", "dllama_tokenizer_tiny.t"]
+
+
+def test_gguf_of_a_repository(launch, hub, golden, tmp_path):
+    (tmp_path / "repo").mkdir()
+    gguf_files.write(tmp_path / "repo" / "tiny-Q4_0.gguf", golden / "glm4-dense", gguf.GGMLQuantizationType.Q4_0)
+    hub.repositories["owner/Tiny-GGUF"] = tmp_path / "repo"
+    status, _, err = launch("convert", "owner/Tiny-GGUF", "--gguf", "tiny-Q4_0.gguf")
+    assert status == 0, err
+    assert (tmp_path / "models" / "tiny-gguf" / "dllama_model_tiny-gguf_q40.m").exists()
+
+
+def test_ready_made_parts_are_joined(hub, tmp_path):
+    """distributed-llama's large models come in parts; a run that fails between them goes on with the rest."""
+    (tmp_path / "repo").mkdir()
+    parts = [f"dllama_model_big_q40_{suffix}" for suffix in ("aa", "ab", "ac")]
+    for i, name in enumerate(parts):
+        (tmp_path / "repo" / name).write_bytes(bytes([i]) * 20000)
+    (tmp_path / "repo" / "dllama_tokenizer_big.t").write_bytes(b"t")
+    hub.repositories["owner/big"] = tmp_path / "repo"
+    hub.faults[parts[2]] = Fault(times=10**6, status=403)
+    with pytest.raises(ConversionError, match="403"):
+        download("owner/big", "big", tmp_path / "out", [], None)
+    partial = tmp_path / "out" / "dllama_model_big_q40.m.partial"
+    with open(partial, "ab") as file:  # as if a part had been cut off while it was joined
+        file.write(b"x" * 100)
+    hub.faults.clear()
+    hub.requests.clear()
+    assert download("owner/big", "big", tmp_path / "out", [], None).endswith("dllama_model_big_q40.m")
+    assert [name for name, _ in hub.requests if name in parts] == [parts[2]]
+    found = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert found == ["dllama_model_big_q40.m", "dllama_tokenizer_big.t"]
+    data = (tmp_path / "out" / "dllama_model_big_q40.m").read_bytes()
+    assert data == b"\0" * 20000 + b"\1" * 20000 + b"\2" * 20000
+
+
+# ------------------------------------------------------------------------------------------------------------- cluster
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_cluster_of_two_workers(launch, tmp_path, program):
+    """setup-cluster says what does not answer; with the workers started by its scripts, the model runs on all three."""
+    nodes = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+    status, out, _ = launch("setup-cluster", "demo", "--nodes", *nodes)
+    assert status == 1
+    assert f"🔴 {nodes[0]} does not answer yet: Connection refused" in out
+    folder = tmp_path / "models" / "demo" / "cluster"
+    assert (folder / "secret").stat().st_mode & 0o77 == 0
+    with contextlib.ExitStack() as stack:
+        for node in nodes:
+            start = folder / node.replace(":", "-") / "start-worker.sh"
+            process = stack.enter_context(
+                subprocess.Popen([start, "--cache-dir", "none", "--nthreads", "1"], stdout=subprocess.PIPE, text=True)
+            )
+            stack.callback(process.terminate)
+            assert any("Listening" in line for line in iter(process.stdout.readline, ""))
+        status, out, _ = launch("setup-cluster", "demo", "--nodes", *nodes)
+        assert status == 0, out
+        assert out.count("🟢") == 2
+        argv = ("inference", "demo", "--prompt", "Once upon", "--steps", "12")
+        status, out, err = launch(*argv, "--cluster", "--", "--temperature", "0")
+        assert status == 0, err
+    alone = launch(*argv, "--", "--temperature", "0")[1]
+    assert predicted(out) == predicted(alone) != ""
+
+
+def test_unit_names_only_flags_that_exist(program):
+    text = subprocess.run([program, "worker", "--help"], capture_output=True, text=True, check=True).stdout
+    flags = set(re.findall(r"--[a-z-]+", launcher.UNIT + launcher.START))
+    assert flags <= set(re.findall(r"--[a-z-]+", text))
