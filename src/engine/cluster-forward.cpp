@@ -17,6 +17,8 @@ namespace {
 constexpr std::chrono::milliseconds kDialLimit{2000};
 /// Between two attempts; it doubles from one to the other.
 constexpr std::chrono::milliseconds kFirstPause{100}, kLongestPause{500};
+/// What is mended within this time needs no words.
+constexpr std::chrono::milliseconds kQuietLimit{1000};
 /// When a line breaks its cause may be about to arrive on the other one.
 constexpr std::chrono::milliseconds kCauseLimit{100};
 constexpr std::chrono::milliseconds kStatisticsLimit{1000};
@@ -109,7 +111,7 @@ void ClusterForward::connectControl(std::chrono::milliseconds wait, bool allRequ
         beats, [this](int node, const std::string& reason) { noteLost(node, reason); },
         [this](int node, const Frame& frame) { hear(node, frame); });
     const Secret* secret = options_.secret ? &*options_.secret : nullptr;
-    const Deadline patience = after(wait), busyPatience = after(wait + kBusyLimit);
+    const Deadline begin = Clock::now(), patience = begin + wait, busyPatience = patience + kBusyLimit;
     forEachLink([&](Link& link) {
         bool told = false;
         for (auto pause = kFirstPause;; pause = std::min(2 * pause, kLongestPause)) {
@@ -133,8 +135,10 @@ void ClusterForward::connectControl(std::chrono::milliseconds wait, bool allRequ
             }
             const std::chrono::duration<double> left = (link.busy ? busyPatience : patience) - Clock::now();
             if (left.count() <= 0.0) return;
-            if (!told) options_.log(fmt::format("{}; trying for {:.1f} s", link.failure, left.count()));
-            told = true;
+            if (!told && Clock::now() - begin > kQuietLimit) {
+                options_.log(fmt::format("{}; trying for {:.0f} s", link.failure, left.count()));
+                told = true;
+            }
             std::this_thread::sleep_for(pause);
         }
     });
