@@ -15,9 +15,13 @@ from dllama_convert.families import make_plan
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=pathlib.Path, help="folder with config.json and the weights")
-    parser.add_argument("type", type=str.lower, choices=["q40", "q80", "f16", "f32", "bf16"], help="type of the weights")
+    parser.add_argument("type", type=str.lower, choices=["q40", "q80", "f16", "f32", "bf16"], help="of the weights")
     parser.add_argument("name", help="name of the model: the file becomes dllama_model_NAME_TYPE.m")
     parser.add_argument("--output-dir", type=pathlib.Path, default=pathlib.Path("."), help="where to (default: here)")
+    parser.add_argument(
+        "--quality", choices=["fast", "best"], default="fast",
+        help="best tries several scales for each block of q40: closer to the checkpoint, a third as fast",
+    )  # fmt: skip
     parser.add_argument("--ignore-unknown", action="store_true", help="convert although config.json has unknown fields")
     args = parser.parse_args()
 
@@ -25,7 +29,7 @@ def main() -> int:
         checkpoint = open_checkpoint(args.folder)
         plan = make_plan(args.folder, checkpoint, args.ignore_unknown)
         image = ModelImage(plan, args.type.upper(), args.name)
-        path = convert(encode_rows_of(checkpoint), image, args.output_dir)
+        path = convert(encode_rows_of(checkpoint, args.quality), image, args.output_dir)
         return f"{path} ({path.stat().st_size / 1e6:.1f} MB)"
 
     return run_tool(work)

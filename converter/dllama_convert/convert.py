@@ -64,8 +64,8 @@ def _pieces(output: Output) -> list[slice | np.ndarray]:
 EncodeRows = Callable[[str, slice | np.ndarray, str], np.ndarray]
 
 
-def encode_rows_of(checkpoint: Checkpoint) -> EncodeRows:
-    return lambda source, index, dtype: encode(dtype, checkpoint.rows(source, index))
+def encode_rows_of(checkpoint: Checkpoint, quality: str = "fast") -> EncodeRows:
+    return lambda source, index, dtype: encode(dtype, checkpoint.rows(source, index), quality)
 
 
 class Encoder:

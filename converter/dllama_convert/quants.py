@@ -20,13 +20,15 @@ def stored_bytes(dtype: str, values: int) -> int:
     return values * (4 if dtype == "F32" else 2)
 
 
-def encode(dtype: str, values: np.ndarray) -> np.ndarray:
-    """float32 values (any shape, rows of whole blocks) to a flat uint8 array. Raises ConversionError for NaN,
-    infinities and, in F16, Q80 and Q40, for values that leave the range."""
+def encode(dtype: str, values: np.ndarray, quality: str = "fast") -> np.ndarray:
+    """float32 values (any shape, rows of whole blocks) to a flat uint8 array. `quality` "best" tries several scales for
+    each block of Q40. Raises ConversionError for NaN, infinities and, in F16, Q80 and Q40, for values that leave the
+    range."""
     flat = np.ascontiguousarray(values, np.float32).reshape(-1)
     if dtype in ("Q80", "Q40"):
         out = np.empty(stored_bytes(dtype, flat.size), np.uint8)
-        encode_blocks = _encode_q40 if dtype == "Q40" else _encode_q80
+        encode_q40 = _encode_q40_best if quality == "best" else _encode_q40
+        encode_blocks = encode_q40 if dtype == "Q40" else _encode_q80
         for begin in range(0, flat.size, _CHUNK):
             part = flat[begin : begin + _CHUNK]
             at = stored_bytes(dtype, begin)
@@ -72,13 +74,46 @@ def _encode_q40(x: np.ndarray) -> np.ndarray:
     y *= inverse
     y += np.float32(8.5)
     np.clip(y, 0, 15, out=y)
-    q = y.astype(np.uint8)
+    return _q40_blocks(half, y.astype(np.uint8))
+
+
+def _q40_blocks(half: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Stored blocks of f16 scales (n) and nibbles (32, n), which are overwritten."""
     q[16:] <<= 4
     q[:16] |= q[16:]
-    out = np.empty((x.shape[0], 18), np.uint8)
+    out = np.empty((half.size, 18), np.uint8)
     out[:, :2] = half.view(np.uint8).reshape(-1, 2)
     out[:, 2:] = q[:16].T
     return out
+
+
+# How much finer or coarser than usual the steps of a block may become: finer ones clip its largest values. The usual
+# ones come first: others must be better.
+_FACTORS = [np.float32(1 + 0.0375 * k) for k in (0, -1, 1, -2, 2, -3, 3, -4, 4)]
+
+
+def _encode_q40_best(x: np.ndarray) -> np.ndarray:
+    """The scale of each block with the smallest squared error. For given q the best scale is d = x.q / q.q, and the
+    error is then x.x - (x.q)^2 / q.q: the larger the last term, the better."""
+    columns, high, low = _transposed(x)
+    usual = np.where(-low > high, low, high) / np.float32(-8)
+    _, inverse = _scales(usual)
+    chosen, best = inverse, np.zeros_like(inverse)
+
+    def rounded(inverse: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        q = columns * inverse
+        np.rint(q, out=q)
+        np.clip(q, -8, 7, out=q)
+        return q, np.einsum("ij,ij->j", columns, q), np.maximum(np.einsum("ij,ij->j", q, q), np.float32(1))
+
+    for factor in _FACTORS:
+        _, xq, qq = rounded(inverse * factor)
+        gain = xq * xq / qq
+        chosen, best = np.where(gain > best, inverse * factor, chosen), np.maximum(gain, best)
+    q, xq, qq = rounded(chosen)
+    half, _ = _scales(xq / qq)
+    q += 8
+    return _q40_blocks(half, q.astype(np.uint8))
 
 
 def _encode_q80(x: np.ndarray) -> np.ndarray:

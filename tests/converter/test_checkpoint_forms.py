@@ -144,6 +144,17 @@ def test_old_vocabulary_of_the_original_chatglm(tmp_path):
     )
 
 
+def test_best_quality_changes_only_q40(tmp_path):
+    folder = write_folder(tmp_path / "model", *golden("glm4-dense"))
+    for weight_type in ("q40", "q80"):
+        best = converted(folder, weight_type, "--quality", "best")
+        (tmp_path / f"model-{weight_type}").rename(tmp_path / f"best-{weight_type}")
+        assert (converted(folder, weight_type) == best) == (weight_type == "q80")
+        assert len(best) == len(
+            (tmp_path / f"model-{weight_type}" / f"dllama_model_model_{weight_type}.m").read_bytes()
+        )
+
+
 def test_tied_head_is_not_stored(tmp_path):
     config, tensors = golden("glm4-dense")
     tied = document(converted(write_folder(tmp_path / "tied", config | {"tie_word_embeddings": True}, tensors)))

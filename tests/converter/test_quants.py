@@ -68,6 +68,33 @@ def test_bits_equal_the_engine(dtype):
     assert encode(dtype, x).tobytes() == engine.stdout
 
 
+def values_of_q40(stored: np.ndarray) -> np.ndarray:
+    """Stored Q40 blocks to float32 (n, 32)."""
+    stored = stored.reshape(-1, 18)
+    nibbles = np.concatenate([stored[:, 2:] & 15, stored[:, 2:] >> 4], axis=1)
+    return (nibbles.astype(F32) - 8) * np.ascontiguousarray(stored[:, :2]).view(np.float16).astype(F32)
+
+
+def test_best_quality_is_never_further_away():
+    x = blocks()
+    x = x[np.abs(x).max(axis=1) > 1e-2]  # above this an f16 scale is exact to 11 bits, as the search supposes
+    fast, best = (np.square(values_of_q40(encode("Q40", x, quality)) - x).sum(axis=1) for quality in ("fast", "best"))
+    assert (best <= fast * F32(1.01) + F32(1e-12)).all()
+    normal = slice(0, 1000)
+    assert best[normal].sum() < 0.95 * fast[normal].sum()
+
+
+def test_best_quality_of_zeros_and_limits():
+    x = np.zeros((3, 32), F32)
+    x[1, 3] = 4e5
+    x[2] = 1e-42
+    back = values_of_q40(encode("Q40", x, "best"))
+    assert (back[[0, 2]] == 0).all()
+    assert back[1, 3] == pytest.approx(4e5, rel=1e-3) and np.count_nonzero(back) == 1
+    with pytest.raises(ConversionError, match="not numbers"):
+        encode("Q40", np.full((1, 32), np.nan, F32), "best")
+
+
 @pytest.mark.parametrize("rows", [1, 7, 8192, 8193, 20000])
 @pytest.mark.parametrize("dtype", TYPES)
 def test_long_arrays_equal_their_parts(dtype, rows):
