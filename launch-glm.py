@@ -91,6 +91,7 @@ def find_model(name: str) -> Model:
 
 @dataclasses.dataclass
 class Gpu:
+    index: int
     name: str
     memory: int
     free: int
@@ -98,16 +99,21 @@ class Gpu:
 
 
 def gpus() -> list[Gpu]:
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,memory.free,driver_version", "--format=csv,noheader,nounits"]
+    query = [
+        "nvidia-smi",
+        "--query-gpu=index,name,memory.total,memory.free,driver_version",
+        "--format=csv,noheader,nounits",
+    ]
     try:
         text = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return []
     found = []
     for line in text.splitlines():
-        name, total, free, driver = (part.strip() for part in line.rsplit(",", 3))
+        index, _, rest = line.partition(",")
+        name, total, free, driver = (part.strip() for part in rest.rsplit(",", 3))
         if total.isdigit() and free.isdigit():
-            found.append(Gpu(name, int(total) << 20, int(free) << 20, driver))
+            found.append(Gpu(int(index), name, int(total) << 20, int(free) << 20, driver))
     return found
 
 
@@ -295,6 +301,8 @@ def choose_flags(model: Model, weights: float, in_cluster: bool) -> tuple[list, 
     total, available = memory_bytes()
     context, kv = min(model.context, DEFAULT_CONTEXT), model.kv_bytes_per_token
     gpu = next((gpu for gpu in gpus() if gpu.free > weights + kv * context + SPARE_BYTES), None)
+    if gpu and gpu.index > 0:  # dllama itself looks at the first one
+        flags += ["--gpu-index", gpu.index]
     room = gpu.free if gpu else available
     while kv and context > 512 and weights + kv * context + SPARE_BYTES > room:
         context //= 2
@@ -342,7 +350,16 @@ def run_model(command: str, args) -> int:
     if command == "inference":
         line += ["--prompt", args.prompt, "--steps", args.steps]
     say(why)
-    return start([*line, *args.rest], args.dry_run)
+    return start(with_rest(line, args.rest), args.dry_run)
+
+
+def with_rest(line: list, rest: list[str]) -> list:
+    """The command with the user's own flags, which take the place of ours (each of these has one value)."""
+    kept, given = [], {word for word in rest if word.startswith("--")}
+    for i, word in enumerate(line):
+        if word not in given and (i == 0 or line[i - 1] not in given):
+            kept.append(word)
+    return [*kept, *rest]
 
 
 # ------------------------------------------------------------------------------------------------------------- cluster
@@ -455,7 +472,7 @@ def worker(args) -> int:
     line = [program, "worker", "--port", args.port, "--nthreads", physical]
     if args.secret_file:
         line += ["--secret-file", args.secret_file]
-    return start([*line, *args.rest], args.dry_run)
+    return start(with_rest(line, args.rest), args.dry_run)
 
 
 # -------------------------------------------------------------------------------------------------------- list, doctor

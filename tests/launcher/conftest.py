@@ -1,5 +1,6 @@
 """Shared by the tests of the launcher, the downloads and the GGUF import."""
 
+import importlib.util
 import os
 import pathlib
 import sys
@@ -9,6 +10,11 @@ from stand_in_hub import Hub, running_hub
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "converter"))
+
+spec = importlib.util.spec_from_file_location("launcher", REPOSITORY / "launch-glm.py")
+launcher = importlib.util.module_from_spec(spec)
+sys.modules["launcher"] = launcher
+spec.loader.exec_module(launcher)
 
 
 def pytest_configure(config) -> None:
@@ -46,3 +52,25 @@ def program() -> str:
     if not path:
         pytest.skip("DLLAMA_PROGRAM does not name the program: nothing is run")
     return path
+
+
+@pytest.fixture
+def launch(monkeypatch, tmp_path, capfd):
+    """Runs launch-glm.py in this process: (exit code, output, errors)."""
+    monkeypatch.setenv("DLLAMA_MODELS", str(tmp_path / "models"))
+
+    def run(*argv: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["launch-glm.py", *argv])
+        status = launcher.main()
+        return status, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine of 64 GB and 8 cores with two threads each, without a GPU."""
+    monkeypatch.setattr(launcher, "memory_bytes", lambda: (64_000_000_000, 60_000_000_000))
+    monkeypatch.setattr(launcher, "cores", lambda: (8, 16))
+    monkeypatch.setattr(launcher, "gpus", list)
+    monkeypatch.setenv("DLLAMA_PROGRAM", sys.executable)  # some program; nothing is run

@@ -1,50 +1,20 @@
 """launch-glm.py: its list of models, the commands it makes, and the way from a name to a running model."""
 
 import contextlib
-import importlib.util
 import json
 import pathlib
 import re
 import socket
 import subprocess
-import sys
 
 import gguf
 import gguf_files
 import pytest
-from conftest import REPOSITORY
+from conftest import launcher
 from dllama_convert import ConversionError
 from dllama_convert.downloads import download
 from dllama_convert.tokenizers import _BYTES
 from stand_in_hub import Fault, shard
-
-spec = importlib.util.spec_from_file_location("launcher", REPOSITORY / "launch-glm.py")
-launcher = importlib.util.module_from_spec(spec)
-sys.modules["launcher"] = launcher
-spec.loader.exec_module(launcher)
-
-
-@pytest.fixture
-def launch(monkeypatch, tmp_path, capfd):
-    """Runs launch-glm.py in this process: (exit code, output, errors)."""
-    monkeypatch.setenv("DLLAMA_MODELS", str(tmp_path / "models"))
-
-    def run(*argv: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["launch-glm.py", *argv])
-        status = launcher.main()
-        return status, *capfd.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def machine(monkeypatch):
-    """A machine of 64 GB and 8 cores with two threads each, without a GPU."""
-    monkeypatch.setattr(launcher, "memory_bytes", lambda: (64_000_000_000, 60_000_000_000))
-    monkeypatch.setattr(launcher, "cores", lambda: (8, 16))
-    monkeypatch.setattr(launcher, "gpus", list)
-    monkeypatch.setenv("DLLAMA_PROGRAM", sys.executable)  # some program; nothing is run
-
 
 # ------------------------------------------------------------------------------------------------------------ registry
 
@@ -104,6 +74,13 @@ def test_dry_run_shows_what_would_run(launch, machine):
     assert run.endswith("--nthreads 8 --max-seq-len 8192 --temperature 0")
 
 
+def test_flags_of_the_user_win(launch, machine):
+    _, out, _ = launch("chat", "glm-4-9b-0414", "--dry-run", "--", "--max-seq-len", "100", "--no-think")
+    run = out.splitlines()[-1]
+    assert run.endswith("--nthreads 8 --max-seq-len 100 --no-think")
+    assert run.count("--max-seq-len") == 1
+
+
 def test_context_shrinks_before_a_model_is_refused(launch, machine, monkeypatch):
     """chatglm-6b has half a megabyte of cache for each token."""
     monkeypatch.setattr(launcher, "memory_bytes", lambda: (8_000_000_000, 4_900_000_000))
@@ -117,19 +94,21 @@ def test_context_shrinks_before_a_model_is_refused(launch, machine, monkeypatch)
 
 
 def test_gpu_counts_as_room(launch, machine, monkeypatch):
-    gpu = launcher.Gpu("RTX 3060", 12 << 30, 11 << 30, "550.54")
-    monkeypatch.setattr(launcher, "gpus", lambda: [gpu])
+    small = launcher.Gpu(0, "GT 1030", 2 << 30, 2 << 30, "550.54")
+    gpu = launcher.Gpu(1, "RTX 3060", 12 << 30, 11 << 30, "550.54")
+    monkeypatch.setattr(launcher, "gpus", lambda: [small, gpu])
     monkeypatch.setattr(launcher, "memory_bytes", lambda: (8_000_000_000, 4_000_000_000))
     status, out, _ = launch("chat", "glm-4-9b-0414", "--dry-run")
     assert status == 0
     assert "11.8 GB of RTX 3060" in out
+    assert "--gpu-index 1" in out
 
 
 def test_nvidia_smi_is_read(monkeypatch, tmp_path):
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA RTX 3060, 12288, 11000, 550.54.14'\n")
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho '0, NVIDIA RTX 3060, 12288, 11000, 550.54.14'\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert launcher.gpus() == [launcher.Gpu("NVIDIA RTX 3060", 12288 << 20, 11000 << 20, "550.54.14")]
+    assert launcher.gpus() == [launcher.Gpu(0, "NVIDIA RTX 3060", 12288 << 20, 11000 << 20, "550.54.14")]
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed' >&2\nexit 9\n")
     assert launcher.gpus() == []
 
