@@ -5,6 +5,8 @@
 #include <array>
 #include <atomic>
 #include <list>
+#include <mutex>
+#include <string>
 #include <thread>
 
 #include "net/socket.hpp"
@@ -22,10 +24,20 @@ class Relay {
     }
     Address address() const { return {"127.0.0.1", listener_.port()}; }
     void cut() { cut_ = true; }
+    /// What the first caller has sent, and what everybody has sent and received.
+    std::string firstSent() const {
+        const std::lock_guard lock(mutex_);
+        return firstSent_;
+    }
+    std::string everything() const {
+        const std::lock_guard lock(mutex_);
+        return everything_;
+    }
 
   private:
     struct Pair {
         Socket near, far;
+        int number = 0;
     };
 
     void run() {
@@ -35,15 +47,22 @@ class Relay {
                 continue;
             }
             if (std::optional<Incoming> incoming = listener_.accept(std::chrono::milliseconds(1)))
-                pairs_.push_back({std::move(incoming->socket), connectTcp(target_, after(std::chrono::seconds(5)))});
-            pairs_.remove_if([this](Pair& p) { return !forward(p.near, p.far) || !forward(p.far, p.near); });
+                pairs_.push_back(
+                    {std::move(incoming->socket), connectTcp(target_, after(std::chrono::seconds(5))), nPairs_++});
+            pairs_.remove_if(
+                [this](Pair& p) { return !forward(p.near, p.far, p.number == 0) || !forward(p.far, p.near, false); });
         }
     }
 
     /// False if the line has ended.
-    bool forward(const Socket& from, const Socket& to) {
+    bool forward(const Socket& from, const Socket& to, bool isFirst) {
         const ssize_t n = ::recv(from.fd(), buffer_.data(), buffer_.size(), MSG_DONTWAIT);
         if (n == 0) return false;
+        if (n > 0) {
+            const std::lock_guard lock(mutex_);
+            everything_.append(buffer_.data(), static_cast<size_t>(n));
+            if (isFirst) firstSent_.append(buffer_.data(), static_cast<size_t>(n));
+        }
         for (ssize_t sent = 0; sent < n;) {
             const ssize_t m = ::send(to.fd(), buffer_.data() + sent, n - sent, MSG_NOSIGNAL);
             if (m < 0 && (errno != EAGAIN || stopping_)) return false;
@@ -56,6 +75,9 @@ class Relay {
     Listener listener_;
     std::list<Pair> pairs_;
     std::array<char, 65536> buffer_;
+    int nPairs_ = 0;
+    mutable std::mutex mutex_;
+    std::string firstSent_, everything_;
     std::atomic<bool> stopping_{false}, cut_{false};
     std::thread thread_;
 };
