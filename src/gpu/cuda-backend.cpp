@@ -290,7 +290,9 @@ class CudaBackend final : public Backend {
     bool usesMatmul(int rows, DType dtype) const {
         return rows >= kPrefillRows && options_.halfProducts && canMatmul(dtype, stream_);
     }
-    bool usesLibrary(int rows) const { return rows > 1 && rows >= options_.libraryRows && options_.halfProducts && !recording_; }
+    bool usesLibrary(int rows) const {
+        return rows > 1 && rows >= options_.libraryRows && options_.halfProducts && !recording_;
+    }
     LibraryProduct& library() {
         if (!library_) library_ = std::make_unique<LibraryProduct>(stream_);
         return *library_;

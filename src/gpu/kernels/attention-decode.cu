@@ -46,11 +46,12 @@ __global__ void __launch_bounds__(kThreads) attentionDecode(AttentionParams p) {
         commitCopies();
     };
     const int step = kWarps * kPositions;
-    fetch(0, begin + warp * kPositions);
-    fetch(1, begin + warp * kPositions + step);
+#pragma unroll 1
+    for (int stage = 0; stage < 2; stage++) fetch(stage, begin + warp * kPositions + stage * step);
 
     if (!waited) waitForPredecessor();
     const float scale = 1.4426950408889634f / sqrtf(static_cast<float>(kDim));
+#pragma unroll 1
     for (int i = tid; i < kRows * kDim / 8; i += kThreads) {
         const int row = i / (kDim / 8), chunk = i % (kDim / 8), head = kvHead * p.group + row - p.headOffset;
         uint4 packed{};
@@ -64,6 +65,7 @@ __global__ void __launch_bounds__(kThreads) attentionDecode(AttentionParams p) {
     __syncthreads();
 
     FlashState<kDim> states[kTiles];
+#pragma unroll 1
     for (int position = begin + warp * kPositions, stage = 0; position < end; position += step, stage ^= 1) {
         waitCopies<1>();
         __syncwarp();
@@ -105,6 +107,7 @@ __global__ void __launch_bounds__(kThreads) attentionDecode(AttentionParams p) {
     }
     __syncthreads();
     // A warp's lanes have 32 neighbouring values of one head: a Q80 block where the result is final.
+#pragma unroll 1
     for (int i = tid; i < p.group * kDim; i += kThreads) {
         const int row = i / kDim, col = i % kDim, head = kvHead * p.group + row - p.headOffset;
         if (head < 0 || head >= p.nHeads) continue;
@@ -113,13 +116,13 @@ __global__ void __launch_bounds__(kThreads) attentionDecode(AttentionParams p) {
         float sum = 0.0f, value = 0.0f;
         if (most > -INFINITY) {
             for (int w = 0; w < kWarps; w++) {
-                const float share = exp2f(largest[w * kRows + row] - most);
+                const float share = fastExp2(largest[w * kRows + row] - most);
                 sum += share * sums[w * kRows + row];
                 value += share * values[(w * kRows + row) * kDim + col];
             }
         }
         if (p.nSplits == 1) {
-            const float result = value / sum;
+            const float result = __fdividef(value, sum);
             p.out.f32[int64_t{token} * p.out.cols + head * kDim + col] = result;
             if (p.out.q.values) quantizeWarp(p.out.q, token, head * kDim + col, result);
         } else {
@@ -146,11 +149,11 @@ __global__ void __launch_bounds__(kDim) combineSplits(AttentionParams p) {
     float sum = 0.0f, value = 0.0f;
 #pragma unroll 8
     for (int s = 0; s < p.nSplits; s++) {
-        const float share = exp2f(stats[2 * s] - most);
+        const float share = fastExp2(stats[2 * s] - most);
         sum += share * stats[2 * s + 1];
         value += share * p.partial[(first + s) * kDim + col];
     }
-    const float result = value / sum;
+    const float result = __fdividef(value, sum);
     p.out.f32[int64_t{token} * p.out.cols + head * kDim + col] = result;
     if (p.out.q.values) quantizeWarp(p.out.q, token, head * kDim + col, result);
 }

@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kThreads) attentionPrefill(AttentionParams p) 
         const int head = kvHead * p.group + rows[r] % p.group - p.headOffset;
         const bool real = rows[r] / p.group < nTokens && head >= 0 && head < p.nHeads;
         const int64_t token = token0 + rows[r] / p.group;
-        const float inverse = 1.0f / state.sum[r];
+        const float inverse = __fdividef(1.0f, state.sum[r]);
 #pragma unroll
         for (int block = 0; block < kDim / 32; block++) {
             float most = 0.0f;

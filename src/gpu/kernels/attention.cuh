@@ -17,6 +17,7 @@ __device__ inline int tileOffset(int row, int chunk) {
 template <int kDim, int kThreads>
 __device__ inline void copyTile(__half* tile, const __half* from, int rows, int thread) {
     constexpr int kChunks = kDim / 8;
+#pragma unroll 4
     for (int i = thread; i < rows * kChunks; i += kThreads)
         copyAsync<16>(tile + tileOffset<kDim>(i / kChunks, i % kChunks), from + int64_t{i} * 8);
 }
@@ -26,6 +27,7 @@ __device__ inline void copyTile(__half* tile, const __half* from, int rows, int 
 template <int kDim, int kThreads>
 __device__ inline void clearRows(__half* tile, int from, int to, int thread) {
     constexpr int kChunks = kDim / 8;
+#pragma unroll 1
     for (int i = from * kChunks + thread; i < to * kChunks; i += kThreads)
         *reinterpret_cast<uint4*>(tile + i * 8) = uint4{};
 }
@@ -84,14 +86,14 @@ __device__ inline void flashStep(FlashState<kDim>& state, const __half* q, int r
         largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 2));
         // A row that has seen nothing keeps -inf; subtracting 0 instead leaves its terms at 0.
         const float base = largest == -INFINITY ? 0.0f : largest;
-        const float keep = exp2f(state.largest[r] - base);
+        const float keep = fastExp2(state.largest[r] - base);
         state.largest[r] = largest;
         state.sum[r] *= keep;
 #pragma unroll
         for (int n = 0; n < kPositions / 8; n++)
 #pragma unroll
             for (int i = 2 * r; i < 2 * r + 2; i++) {
-                scores[n][i] = exp2f(scores[n][i] - base);
+                scores[n][i] = fastExp2(scores[n][i] - base);
                 state.sum[r] += scores[n][i];
             }
 #pragma unroll

@@ -27,11 +27,11 @@ __device__ inline void prefetch(const float* values, int n, int tid) {
     if (tid * kLine < n) asm volatile("prefetch.global.L2 [%0];" ::"l"(values + tid * kLine));
 }
 
-/// Calls use(i, load(i)) for a block's share of [0, n): thread tid takes i = tid, tid + kThreads, ... Eight loads are
+/// Calls use(i, load(i)) for a block's share of [0, n): thread tid takes i = tid, tid + kThreads, ... Four loads are
 /// under way before the first use, which the compiler would not do by itself where stores may hit what is loaded.
 template <int kThreads, typename Load, typename Use>
 __device__ inline void inBatches(int n, const Load& load, const Use& use) {
-    constexpr int kBatch = 8;
+    constexpr int kBatch = 4;
     for (int first = static_cast<int>(threadIdx.x); first < n; first += kThreads * kBatch) {
         decltype(load(0)) values[kBatch];
 #pragma unroll
@@ -41,6 +41,13 @@ __device__ inline void inBatches(int n, const Load& load, const Use& use) {
         for (int j = 0; j < kBatch; j++)
             if (first + j * kThreads < n) use(first + j * kThreads, values[j]);
     }
+}
+
+/// 2^x to two units in the last place; 0 for -inf.
+__device__ inline float fastExp2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 
 __device__ inline float warpSum(float x) {

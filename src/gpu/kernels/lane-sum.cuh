@@ -5,38 +5,35 @@
 /// Sums whose bits are the same on every device. Include it only where fused multiply-add is off.
 namespace dllama::gpu {
 
-/// Sums term(i) over [0, n) as backend.hpp states: value i in lane i % 32, lanes pairwise. All kThreads threads of the
-/// block call it and get the sum. terms: shared memory for n values and one more. The chain of additions cannot be
-/// shared out; all else is, so that it takes four cycles for 32 values.
-template <int kThreads, typename Term>
-__device__ inline float laneSum(int n, float* terms, const Term& term) {
-    constexpr int kBatch = 16, kStride = 32 * kBatch;
-    const int tid = static_cast<int>(threadIdx.x);
-    __syncthreads();  // the last sum has been read
-    inBatches<kThreads>(n, term, [&](int i, float value) { terms[i] = value; });
+/// Sums terms[0..n) in shared memory as backend.hpp states: value i in lane i % 32, lanes pairwise. One warp calls it;
+/// lane 0 gets the sum. The chain of additions takes four cycles for 32 values. Not inlined: kernels that run as one
+/// block wait longest for their instructions.
+__device__ __noinline__ inline float warpLaneSum(const float* terms, int n) {
+    constexpr int kBatch = 8, kStride = 32 * kBatch;
+    float sum = 0.0f;
+    int i = static_cast<int>(threadIdx.x % 32);
+#pragma unroll 1
+    for (; i + kStride - 32 < n; i += kStride) {
+        float batch[kBatch];
+#pragma unroll
+        for (int j = 0; j < kBatch; j++) batch[j] = terms[i + 32 * j];
+#pragma unroll
+        for (int j = 0; j < kBatch; j++) sum += batch[j];
+    }
+#pragma unroll 1
+    for (; i < n; i += 32) sum += terms[i];
+#pragma unroll
+    for (int width = 16; width > 0; width /= 2) sum += __shfl_down_sync(~0u, sum, width);
+    return sum;
+}
+
+/// The same for a whole block, whose threads all get the sum, and which has just written the terms. terms has room for
+/// n + 1 values.
+__device__ inline float laneSum(float* terms, int n) {
     __syncthreads();
-    if (tid < 32) {
-        float sum = 0.0f, next[kBatch];
-        int i = tid;
-        const auto load = [&](int from) {
-#pragma unroll
-            for (int j = 0; j < kBatch; j++) next[j] = terms[from + 32 * j];
-        };
-        const int nBatches = n / kStride;
-        if (nBatches > 0) load(i);
-        for (int batch = 0; batch < nBatches; batch++) {
-            float now[kBatch];
-#pragma unroll
-            for (int j = 0; j < kBatch; j++) now[j] = next[j];
-            i += kStride;
-            if (batch + 1 < nBatches) load(i);
-#pragma unroll
-            for (int j = 0; j < kBatch; j++) sum += now[j];
-        }
-        for (; i < n; i += 32) sum += terms[i];
-#pragma unroll
-        for (int width = 16; width > 0; width /= 2) sum += __shfl_down_sync(~0u, sum, width);
-        if (tid == 0) terms[n] = sum;
+    if (threadIdx.x < 32) {
+        const float sum = warpLaneSum(terms, n);
+        if (threadIdx.x == 0) terms[n] = sum;
     }
     __syncthreads();
     return terms[n];

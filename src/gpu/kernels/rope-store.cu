@@ -26,17 +26,21 @@ __global__ void __launch_bounds__(kWarps * 32) ropeStore(RopeStoreParams p) {
         const NormWeights& norm = isQ ? p.qNorm : p.kNorm;
         float mean = 0.0f, square = 0.0f;
         if (norm.layer) {
+#pragma unroll 1
             for (int i = lane; i < d; i += 32) mean += x[i];
             mean = warpSum(mean) / static_cast<float>(d);
         }
+#pragma unroll 1
         for (int i = lane; i < d; i += 32) square += (x[i] - mean) * (x[i] - mean);
         const float scale = 1.0f / sqrtf(warpSum(square) / static_cast<float>(d) + norm.eps);
+#pragma unroll 1
         for (int i = lane; i < d; i += 32)
             x[i] = (x[i] - mean) * scale * norm.weight[i] + (norm.layer ? norm.bias[i] : 0.0f);
         __syncwarp();
     }
     if (!isV) {
         const int half = p.rotaryDim / 2;
+#pragma unroll 1
         for (int j = lane; j < half * p.parts; j += 32) {
             const int part = j / half, pair = j % half;
             const int64_t angle = int64_t{p.ropePositions[part * p.nTokens + token]} * half + pair;
@@ -58,6 +62,7 @@ __global__ void __launch_bounds__(kWarps * 32) ropeStore(RopeStoreParams p) {
     const int64_t block = p.blockTables[int64_t{p.sequences[token]} * p.maxBlocks + position / kKvBlockPositions];
     const int64_t at = ((block * p.nKvHeads + kvHead) * kKvBlockPositions + position % kKvBlockPositions) * d;
     void* cache = isV ? p.v : p.k;
+#pragma unroll 2
     for (int i = lane; i < d; i += 32) {
         if (!isV) values[i] = x[i];
         if (p.f32Cache)

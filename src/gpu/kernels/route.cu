@@ -4,7 +4,7 @@
 
 /// Chooses experts. This file is compiled without fused multiply-add: the bits must be those of src/cpu/norms.cpp.
 ///
-/// Few tokens, routeFew: grid (experts, tokens), 256 threads; a block multiplies one row of the router, adds the
+/// Few tokens, routeFew: grid (experts, tokens), 512 threads; a block multiplies one row of the router, adds the
 /// products in the 32 lanes of backend.hpp, and the last block of a token to finish chooses. Shared memory: dim
 /// products. Many tokens, routeLogits: grid (tokens / 32, experts / 32), 512 threads; 32 lanes x 16 tiles of 8 tokens
 /// by 8 experts; then chooseMany, a warp per token.
@@ -12,7 +12,7 @@ namespace dllama::gpu {
 
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 512;
 
 __device__ constexpr double kInverseFactorials[] = {
     1.0,        1.0,         1.0 / 2,      1.0 / 6,       1.0 / 24,       1.0 / 120,       1.0 / 720,
@@ -49,7 +49,7 @@ __device__ inline float sigmoid(float x) {
 
 /// One warp. scores: nExperts values in shared memory, sigmoids or logits to be overwritten by their softmax; choice:
 /// as much scratch.
-__device__ void chooseExperts(const RouteParams& p, int token, float* scores, float* choice) {
+__device__ __noinline__ void chooseExperts(const RouteParams& p, int token, float* scores, float* choice) {
     const int lane = static_cast<int>(threadIdx.x % 32), n = p.nExperts;
     constexpr float kOut = -INFINITY;
     if (!p.sigmoid) {
@@ -72,6 +72,7 @@ __device__ void chooseExperts(const RouteParams& p, int token, float* scores, fl
         float rank = kOut;
         if (lane < p.nGroups) {
             float best = kOut, second = kOut;
+#pragma unroll 1
             for (int i = 0; i < width; i++) {
                 const float value = choice[lane * width + i];
                 if (value > best) {
@@ -84,6 +85,7 @@ __device__ void chooseExperts(const RouteParams& p, int token, float* scores, fl
             rank = best + (width > 1 ? second : 0.0f);
         }
         int better = 0;
+#pragma unroll 1
         for (int g = 0; g < p.nGroups; g++) {
             const float other = __shfl_sync(~0u, rank, g);
             better += other > rank || (other == rank && g < lane);
@@ -95,9 +97,11 @@ __device__ void chooseExperts(const RouteParams& p, int token, float* scores, fl
     }
 
     float sum = 0.0f;
+#pragma unroll 1
     for (int k = 0; k < p.topK; k++) {
         float best = kOut;
         int place = n;
+#pragma unroll 1
         for (int e = lane; e < n; e += 32) {
             if (!isnan(choice[e]) && (place == n || choice[e] > best)) {
                 best = choice[e];
@@ -128,8 +132,9 @@ __global__ void __launch_bounds__(kThreads) routeFew(RouteParams p) {
         dim, [&](int i) { return w[i]; }, [&](int i, float value) { products[i] = value; });
     waitForPredecessor();
     const float* x = p.in.f32 + int64_t{token} * dim;
-    // Each thread multiplies what it has stored itself.
-    const float sum = laneSum<kThreads>(dim, products, [&](int i) { return products[i] * x[i]; });
+    inBatches<kThreads>(
+        dim, [&](int i) { return x[i]; }, [&](int i, float value) { products[i] *= value; });
+    const float sum = laneSum(products, dim);
     if (tid == 0) {
         p.logits[int64_t{token} * p.nExperts + expert] = sum;
         __threadfence();

@@ -1,0 +1,204 @@
+// Time of each operation of a decode step as it runs in a recorded step: the operation for all layers in a row, with
+// random weights, against the bytes it must read.
+//   gpu-ops <shape> [--type q40] [--layers N] [--depth 512]
+
+#include <cuda_runtime.h>
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "base/errors.hpp"
+#include "gpu/cuda-backend.hpp"
+#include "model/weights.hpp"
+#include "parallel/shard-plan.hpp"
+#include "synthetic-model.hpp"
+
+using namespace dllama;
+
+namespace {
+
+class Bench {
+  public:
+    Bench(const ModelConfig& config, DType type, int depth)
+        : config_(config),
+          arch_(makeArchitecture(config)),
+          source_(config, type),
+          plan_(makeShardPlan(arch_, {NodeSpec{}})),
+          shape_(plan_.attentionShape(0)),
+          depth_(depth) {
+        weights_ = loadWeights(arch_, plan_, 0, source_, *backend_, pool_, {});
+        const int nBlocks = depth / kKvBlockPositions + 1;
+        for (int i = 0; i < config.nLayers; i++)
+            kv_.push_back(backend_->allocateKvLayer(DType::F16, nBlocks, shape_.nKvHeads, config.headDim));
+        const RopeTables tables = makeRopeTables(arch_, depth + 1);
+        rope_.style = arch_.ropeStyle;
+        rope_.parts = arch_.ropeParts;
+        rope_.rotaryDim = tables.rotaryDim;
+        rope_.cos = backend_->uploadVector(tables.cos.data(), static_cast<int64_t>(tables.cos.size()));
+        rope_.sin = backend_->uploadVector(tables.sin.data(), static_cast<int64_t>(tables.sin.size()));
+        const RankShare& share = plan_.share(0);
+        x_ = activations(config.hiddenSize, false);
+        normed_ = activations(config.hiddenSize, true);
+        qkv_ = activations(shape_.qkvCols(), false);
+        context_ = activations(shape_.nHeads * config.headDim, true);
+        hidden_ = activations(share.ffn.size(), true);
+        shared_ = activations(std::max(32, share.shared.size()), true);
+        y_ = activations(config.hiddenSize, false);
+        logits_ = activations(share.vocabulary.size(), false);
+        if (config.isMixture()) routing_ = backend_->allocateRouting(1, config.nExpertsPerToken);
+
+        batch_.nTokens = batch_.nSequences = 1;
+        batch_.maxBlocks = nBlocks;
+        for (int b = 0; b < nBlocks; b++) batch_.blockTables.push_back(b);
+        batch_.positions = batch_.ropePositions = {depth};
+        batch_.visible = {depth + 1};
+        batch_.sequences = batch_.outputRows = {0};
+        batch_.embeddingType = DType::F32;
+        batch_.embeddings.resize(static_cast<size_t>(config.hiddenSize) * sizeof(float));
+    }
+
+    void run() {
+        fmt::print(
+            "{} at {} positions, {}\n| operation | times | us each | MB | GB/s | us a step |\n"
+            "| --- | ---: | ---: | ---: | ---: | ---: |\n",
+            config_.name, depth_, backend_->name());
+        const double kvMb = 4e-6 * depth_ * shape_.nKvHeads * config_.headDim;
+        op("norm", 2.0 * config_.nLayers, 0.0, [&](LayerWeights& w, KvLayer&) {
+            for (int i = 0; i < 2; i++)
+                backend_->addNorm(*step_, {.x = &x_,
+                                           .y = &y_,
+                                           .post = w.postAttnNorm ? &*w.postAttnNorm : nullptr,
+                                           .next = &w.ffnNorm,
+                                           .out = &normed_});
+            return true;
+        });
+        op("qkv", config_.nLayers, mb(weights_.layers[0].qkv.get()), [&](LayerWeights& w, KvLayer&) {
+            backend_->linear(*step_, normed_, *w.qkv, qkv_);
+            return true;
+        });
+        op("rope and store", config_.nLayers, 0.0, [&](LayerWeights& w, KvLayer& kv) {
+            backend_->ropeStore(*step_, qkv_, shape_, rope_, w.qNorm ? &*w.qNorm : nullptr,
+                                w.kNorm ? &*w.kNorm : nullptr, kv);
+            return true;
+        });
+        op("attention", config_.nLayers, kvMb, [&](LayerWeights&, KvLayer& kv) {
+            backend_->attention(*step_, qkv_, shape_, kv, context_);
+            return true;
+        });
+        op("attention output", config_.nLayers, mb(weights_.layers[0].o.get()), [&](LayerWeights& w, KvLayer&) {
+            backend_->linear(*step_, context_, *w.o, y_);
+            return true;
+        });
+        const LayerWeights& first = weights_.layers.front();
+        const LayerWeights& last = weights_.layers.back();
+        ffn("dense", first.ffn, hidden_, [](LayerWeights& w) -> FfnWeights* { return w.ffn.up ? &w.ffn : nullptr; });
+        if (last.moe) {
+            ffn("shared", last.moe->shared, shared_,
+                [](LayerWeights& w) -> FfnWeights* { return w.moe ? &w.moe->shared : nullptr; });
+            op("router", moeLayers(), 4e-6 * config_.nRoutedExperts * config_.hiddenSize,
+               [&](LayerWeights& w, KvLayer&) {
+                   if (w.moe) backend_->route(*step_, normed_, w.moe->router, routing_);
+                   return w.moe.has_value();
+               });
+            const double expertMb = 1e-6 * static_cast<double>(last.moe->experts->deviceBytes) *
+                                    config_.nExpertsPerToken / config_.nRoutedExperts;
+            op("experts", moeLayers(), expertMb, [&](LayerWeights& w, KvLayer&) {
+                if (w.moe) backend_->experts(*step_, normed_, routing_, *w.moe->experts, y_);
+                return w.moe.has_value();
+            });
+        }
+        op("head", 1, mb(weights_.head.get()), [&](LayerWeights& w, KvLayer&) {
+            if (&w != &weights_.layers[0]) return false;
+            backend_->head(*step_, normed_, *weights_.head, logits_);
+            return true;
+        });
+        fmt::print("| sum | | | | | {:.0f} |\n", total_);
+    }
+
+  private:
+    Activations activations(int cols, bool quantized) { return backend_->allocateActivations(1, cols, quantized); }
+    static double mb(const Matrix* m) { return m ? 1e-6 * static_cast<double>(m->deviceBytes) : 0.0; }
+    int moeLayers() const { return config_.nLayers - config_.firstMoeLayer; }
+
+    void ffn(const std::string& name, const FfnWeights& some, Activations& hidden,
+             const std::function<FfnWeights*(LayerWeights&)>& of) {
+        if (!some.up) return;
+        int n = 0;
+        for (LayerWeights& w : weights_.layers) n += of(w) != nullptr;
+        op(name + " gate and up", n, mb(some.gate.get()) + mb(some.up.get()), [&](LayerWeights& w, KvLayer&) {
+            FfnWeights* f = of(w);
+            if (f) backend_->ffnUp(*step_, normed_, f->gate.get(), *f->up, arch_.activation, hidden);
+            return f != nullptr;
+        });
+        op(name + " down", n, mb(some.down.get()), [&](LayerWeights& w, KvLayer&) {
+            FfnWeights* f = of(w);
+            if (f) backend_->linear(*step_, hidden, *f->down, y_);
+            return f != nullptr;
+        });
+    }
+
+    void op(const std::string& name, double times, double mb,
+            const std::function<bool(LayerWeights&, KvLayer&)>& body) {
+        const auto once = [&] {
+            step_ = &backend_->upload(batch_);
+            backend_->run(name, [&] {
+                for (size_t i = 0; i < weights_.layers.size(); i++) body(weights_.layers[i], kv_[i]);
+            });
+        };
+        constexpr int kRepeats = 30;
+        for (int i = 0; i < 5; i++) once();
+        cudaDeviceSynchronize();
+        const auto begin = std::chrono::steady_clock::now();
+        for (int i = 0; i < kRepeats; i++) once();
+        cudaDeviceSynchronize();
+        const double us =
+            std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count() / kRepeats;
+        total_ += us;
+        fmt::print("| {} | {:.0f} | {:.2f} | {:.2f} | {:.0f} | {:.0f} |\n", name, times, us / times, mb,
+                   mb / (us / times) * 1e3, us);
+    }
+
+    ModelConfig config_;
+    Architecture arch_;
+    SyntheticSource source_;
+    ThreadPool pool_{8};
+    std::unique_ptr<Backend> backend_ = makeCudaBackend();
+    ShardPlan plan_;
+    AttentionShape shape_;
+    int depth_;
+    Weights weights_;
+    std::vector<KvLayer> kv_;
+    Rope rope_;
+    Activations x_, normed_, qkv_, context_, hidden_, shared_, y_, logits_;
+    Routing routing_;
+    Batch batch_;
+    const StepInputs* step_ = nullptr;
+    double total_ = 0.0;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    std::string shape, type = "q40";
+    int layers = 0, depth = 512;
+    CLI::App app("Time of each operation of a decode step on a GPU");
+    app.add_option("shape", shape, "glm-4-9b, glm-4-32b, intellect-3, ...")->required();
+    app.add_option("--type", type, "Type of the weights");
+    app.add_option("--layers", layers, "Only so many layers");
+    app.add_option("--depth", depth, "Positions before the token");
+    CLI11_PARSE(app, argc, argv);
+    try {
+        ModelConfig config = syntheticShape(shape);
+        config.name = fmt::format("synthetic {} {}", shape, type);
+        if (layers > 0) config.nLayers = layers;
+        Bench(config, syntheticType(type), depth).run();
+        return 0;
+    } catch (const std::exception& error) {
+        fmt::print(stderr, "{}\n", error.what());
+        return 1;
+    }
+}
