@@ -145,6 +145,22 @@ def cpu_name() -> str:
     return entries.get("model name") or entries.get("Model") or platform.machine()  # x86; Raspberry Pi
 
 
+def networks() -> list[str]:
+    """Interfaces that are up, with their speed where they have one."""
+    found = []
+    for folder in sorted(pathlib.Path("/sys/class/net").glob("*")):
+        state, speed = "", 0
+        try:
+            state = (folder / "operstate").read_text().strip()
+            speed = int((folder / "speed").read_text())
+        except (OSError, ValueError):
+            pass  # virtual and wireless ones have no speed
+        if folder.name != "lo" and state == "up":
+            kind = "wireless" if (folder / "wireless").exists() else f"{speed} Mbit/s" if speed > 0 else "speed unknown"
+            found.append(f"{folder.name} ({kind})")
+    return found
+
+
 def memory_bandwidth(threads: int) -> float:
     """Bytes a second that all threads together move by copying, reads and writes counted; about 0.3 s."""
     size = 32 << 20
@@ -261,9 +277,16 @@ def convert(model: Model, args) -> int:
     if args.gguf:
         fetch = [python, CONVERTER / "download-hub.py", model.repository, model.name, "--file", args.gguf, *to]
         kind = args.type if args.type_given else "keep"
-        return start(fetch, args.dry_run) or start(
-            [python, CONVERTER / "convert-gguf.py", folder / args.gguf, kind, model.name, *to], args.dry_run
-        )
+        make = [python, CONVERTER / "convert-gguf.py", folder / args.gguf, kind, model.name, *to]
+        if found := model_files(folder, args.type):
+            raise LaunchError(f"{found[0]} is there already: remove it to convert again")
+        status = start(fetch, args.dry_run) or start(make, args.dry_run)
+        if status == 0 and not args.dry_run:  # the .m file holds the same
+            stem, count = re.fullmatch(r"(.*?)(?:-\d{5}-of-(\d{5}))?\.gguf", args.gguf).groups()
+            parts = [f"{stem}-{i:05}-of-{count}.gguf" for i in range(1, int(count) + 1)] if count else [args.gguf]
+            for part in parts:
+                (folder / part).unlink()
+        return status
     if model.ready_made:
         return start([python, CONVERTER / "download-hub.py", model.repository, model.name, *to], args.dry_run)
     if (folder / "checkpoint" / "complete").exists():
@@ -520,6 +543,7 @@ def doctor(args) -> int:
         print("🔴 Program: not built yet; the first run builds it (make)")
     python = converter_python(dry_run=True)
     print(f"{'🟢' if os.access(python, os.X_OK) else '🔴'} Python for the converter: {python}")
+    print(f"⭕ Network: {', '.join(networks()) or 'no interface is up'}")
     print(hub_state())
     print("\nFits in memory, with the speed at which it can be read for every token:")
     for model in registry():
@@ -548,6 +572,12 @@ def hub_state() -> str:
 # -------------------------------------------------------------------------------------------------------- command line
 
 
+def gguf_name(text: str) -> str:
+    if not text.endswith(".gguf"):
+        raise argparse.ArgumentTypeError(f"{text} does not end in .gguf")
+    return text
+
+
 def parse(argv: list[str]) -> argparse.Namespace:
     rest = []
     if "--" in argv:
@@ -568,7 +598,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
     def add_conversion(command: argparse.ArgumentParser) -> None:
         command.add_argument("--type", choices=list(BITS), help="type of the weights (q40)")
-        command.add_argument("--gguf", metavar="FILE", help="convert this GGUF file of the repository")
+        command.add_argument("--gguf", metavar="FILE", type=gguf_name, help="convert this GGUF file of the repository")
 
     def add_run(name: str, text: str) -> argparse.ArgumentParser:
         command = add(name, text, lambda args: run_model(name, args))

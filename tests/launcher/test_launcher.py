@@ -206,12 +206,15 @@ def test_download_then_convert_offline(launch, hub, golden, tmp_path, monkeypatc
 
 
 def test_gguf_of_a_repository(launch, hub, golden, tmp_path):
+    """Converted as it is, deleted afterwards, and not fetched a second time."""
     (tmp_path / "repo").mkdir()
     gguf_files.write(tmp_path / "repo" / "tiny-Q4_0.gguf", golden / "glm4-dense", gguf.GGMLQuantizationType.Q4_0)
     hub.repositories["owner/Tiny-GGUF"] = tmp_path / "repo"
     status, _, err = launch("convert", "owner/Tiny-GGUF", "--gguf", "tiny-Q4_0.gguf")
     assert status == 0, err
-    assert (tmp_path / "models" / "tiny-gguf" / "dllama_model_tiny-gguf_q40.m").exists()
+    found = sorted(path.name for path in (tmp_path / "models" / "tiny-gguf").iterdir())
+    assert found == [".gitignore", "dllama_model_tiny-gguf_q40.m"]
+    assert "is there already" in launch("convert", "owner/Tiny-GGUF", "--gguf", "tiny-Q4_0.gguf")[2]
 
 
 def test_ready_made_parts_are_joined(hub, tmp_path):
