@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import pathlib
+import resource
 import struct
 import subprocess
 import sys
@@ -179,6 +180,7 @@ def main() -> int:
             memory = max(memory, peak_memory(process.pid))
             time.sleep(0.05)
         seconds = time.monotonic() - started
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
         if process.returncode:
             return process.returncode
         result = next(output.glob("*.m")).stat().st_size
@@ -188,6 +190,8 @@ def main() -> int:
     print(f"disk    {disk / 1e9:.2f} GB at most, output and {(disk - result) / largest:.2f} shards (limit 1.2)")
     print(f"memory  {memory / 1e9:.2f} GB at most (limit 1.5)")
     print(f"speed   {total / seconds / 1e6:.0f} MB/s of input, download and hash included, in {seconds:.0f} s")
+    cpu = used.ru_utime + used.ru_stime
+    print(f"cpu     {cpu:.0f} s of cores, {total / cpu / 1e6:.0f} MB/s of input for each core")
     return int(disk > limit or memory > 1.5e9)
 
 
