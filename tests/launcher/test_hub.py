@@ -4,10 +4,12 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import traceback
 
 import numpy as np
 import pytest
@@ -106,6 +108,49 @@ def test_killed_anywhere_it_goes_on(golden, hub, tmp_path):
     assert only_the_model(output) == converted_here(golden / "glm4moe-128x8", "q40", tmp_path / "here"), f"seed {seed}"
     # Its header, at most once for each run that was killed while it came, and no more when it was finished.
     assert sum(len(hub.asked(name)) for name in names) <= 2 * len(names) + kills, f"seed {seed}"
+
+
+def dies_at(step: int, output: pathlib.Path) -> bool:
+    """Streams in a child that dies without a word before its `step`-th change to the disk; whether it got that far."""
+    child = os.fork()
+    if child == 0:
+        left = [step]
+
+        def counted(change):
+            def call(*args, **kwargs):
+                left[0] -= 1
+                if left[0] == 0:
+                    os._exit(9)
+                return change(*args, **kwargs)
+
+            return call
+
+        os.fsync, os.replace, shutil.rmtree = counted(os.fsync), counted(os.replace), counted(shutil.rmtree)
+        pathlib.Path.unlink = counted(pathlib.Path.unlink)
+        try:
+            stream(output)
+            os._exit(0)
+        finally:  # not reached when it went well
+            traceback.print_exc()
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, 9)
+    return code == 9
+
+
+def test_dies_before_each_change_to_the_disk(golden, hub, tmp_path):
+    """Every step between two states of the disk: what is left looks like no model, and the next run ends well."""
+    shard(golden / "llama", tmp_path / "repo", 2)
+    hub.repositories["owner/model"] = tmp_path / "repo"
+    expected = converted_here(golden / "llama", "q40", tmp_path / "here")
+    step = 1
+    while dies_at(step, output := tmp_path / f"out{step}"):
+        path = output / "dllama_model_m_q40.m"
+        assert not path.exists() or path.read_bytes() == expected, f"step {step}"
+        stream(output)
+        assert only_the_model(output) == expected, f"step {step}"
+        step += 1
+    assert step > 12
 
 
 def test_download_is_taken_up(hub, tmp_path):
