@@ -19,6 +19,7 @@ import platform
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -243,10 +244,12 @@ def start(command: list, dry_run: bool) -> int:
     if dry_run:
         print(shlex.join(words))
         return 0
+    # Ctrl-C is the command's: in a chat it ends an answer, not the program.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         return subprocess.run(words, check=False).returncode
-    except KeyboardInterrupt:
-        return 130
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # --------------------------------------------------------------------------------------------------- download, convert

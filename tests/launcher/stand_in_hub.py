@@ -28,6 +28,7 @@ class Fault:
     corrupt: bool = False  # a byte in the middle is another
     status: int | None = None
     bytes_per_second: int | None = None
+    hold: threading.Event | None = None  # nothing is sent before this
 
 
 class Hub:
@@ -128,6 +129,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.connection.sendfile(file, begin, end - begin)
 
     def _send_faulty(self, body: bytearray, fault: Fault) -> None:
+        if fault.hold:
+            fault.hold.wait(60)
         if fault.corrupt:
             body[len(body) // 2] ^= 0xFF
         if fault.drop_after is not None:

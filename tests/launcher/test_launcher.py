@@ -2,15 +2,18 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import re
+import signal
 import socket
 import subprocess
+import sys
 
 import gguf
 import gguf_files
 import pytest
-from conftest import launcher
+from conftest import REPOSITORY, launcher
 from dllama_convert import ConversionError
 from dllama_convert.downloads import download
 from dllama_convert.tokenizers import _BYTES
@@ -147,6 +150,26 @@ def test_flags_are_the_programs(launch, machine, program, tmp_path, monkeypatch)
         line = launch(*argv, "--dry-run")[1].splitlines()[-1].split()
         text = subprocess.run([program, line[1], "--help"], capture_output=True, text=True, check=True).stdout
         assert {word for word in line if word.startswith("--")} <= set(re.findall(r"--[a-z-]+", text)), line
+
+
+def test_interrupts_are_the_programs(tmp_path):
+    """Ctrl-C in a chat ends an answer: the launcher neither ends nor kills the program."""
+    script = tmp_path / "dllama"
+    script.write_text(
+        "#!/bin/sh\ntrap 'echo answered; exit 7' INT\necho started\nfor i in $(seq 100); do sleep 0.1; done\n"
+    )
+    script.chmod(0o755)
+    process = subprocess.Popen(
+        [sys.executable, REPOSITORY / "launch-glm.py", "chat", "demo"],
+        env=os.environ | {"DLLAMA_PROGRAM": str(script)},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert any("started" in line for line in iter(process.stdout.readline, ""))
+    os.killpg(process.pid, signal.SIGINT)
+    assert "answered" in process.communicate(timeout=20)[0]
+    assert process.returncode == 7
 
 
 def test_doctor(launch, monkeypatch):
