@@ -1,6 +1,6 @@
 # A thin front for CMake: installs what is missing, says so, builds, runs.
 #   make            the program, left here as ./dllama
-#   make demo       the demo model writes a story
+#   make demo       the demo model writes a story, alone and on three nodes
 #   make test       everything that can be tested on this machine
 #   make bench      micro-benchmarks
 #   make format     clang-format over all sources
@@ -33,8 +33,7 @@ build: packages
 	@echo "==> ./dllama is ready: try ./dllama --help"
 
 demo: build
-	@echo "==> the demo model (39 million parameters, a GLM-4.5 mixture of 16 experts) writes a story"
-	./dllama inference --prompt "[gMASK]<sop>Once upon a time, there was a little dragon named" --steps 200 --temperature 0.7 --seed 7
+	@cmake/run-demo
 
 test: test-packages python
 	@mkdir -p build

@@ -13,6 +13,11 @@ if(DLLAMA_SANITIZE)
     target_link_options(dllama_options INTERFACE -fsanitize=${DLLAMA_SANITIZE})
 endif()
 
+if(DLLAMA_FUZZ)
+    # The fuzz targets see which branches of the libraries an input takes.
+    target_compile_options(dllama_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=fuzzer-no-link>)
+endif()
+
 # dllama_library(name SOURCES a.cpp ... DEPENDS targets ... PRIVATE_DEPENDS targets ...)
 function(dllama_library name)
     cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;PRIVATE_DEPENDS" ${ARGN})

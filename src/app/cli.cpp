@@ -68,13 +68,13 @@ void addSamplingFlags(CLI::App& command, SamplingParams& s) {
     command.add_option("--temperature", s.temperature, "0: always the most likely token")
         ->type_name("X")
         ->capture_default_str();
-    command.add_option("--topp", s.topP, "Keep the most likely tokens with this much probability together")
+    command.add_option("--topp,--top-p", s.topP, "Keep the most likely tokens with this much probability together")
         ->type_name("X")
         ->capture_default_str();
-    command.add_option("--topk", s.topK, "Keep the N most likely tokens; 0: all")
+    command.add_option("--topk,--top-k", s.topK, "Keep the N most likely tokens; 0: all")
         ->type_name("N")
         ->capture_default_str();
-    command.add_option("--minp", s.minP, "Keep tokens with at least this share of the best one's probability")
+    command.add_option("--minp,--min-p", s.minP, "Keep tokens with at least this share of the best one's probability")
         ->type_name("X")
         ->capture_default_str();
     command.add_option("--repetition-penalty", s.repetitionPenalty, "Above 1: tokens seen before become less likely")
@@ -214,6 +214,23 @@ int fail(const std::string& message) {
     return 1;
 }
 
+/// What is wrong with the command line, in our words where CLI11's do not name the fault.
+std::string describe(const CLI::ParseError& error, const CLI::App& app, int argc, char** argv) {
+    const std::vector<CLI::App*> chosen = app.get_subcommands();
+    if (chosen.empty() && argc > 1 && argv[1][0] != '-')
+        return fmt::format("unknown command {}: dllama --help lists the commands", argv[1]);
+    if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
+        for (const std::string& rest : app.remaining(true))
+            if (rest.starts_with('-') || chosen.empty())
+                return fmt::format("unknown flag {}: dllama {}--help lists the flags", rest,
+                                   chosen.empty() ? "" : chosen[0]->get_name() + " ");
+        return fmt::format("{} is not expected here: dllama {} --help lists the flags", app.remaining(true).front(),
+                           chosen.empty() ? "" : chosen[0]->get_name());
+    }
+    if (chosen.empty()) return "which command? dllama --help lists them";
+    return fmt::format("{} (dllama {} --help lists the flags)", error.what(), chosen[0]->get_name());
+}
+
 }  // namespace
 
 int runCli(int argc, char** argv) {
@@ -237,7 +254,7 @@ int runCli(int argc, char** argv) {
     } catch (const CLI::Success& asked) {  // --help, --version
         return app.exit(asked);
     } catch (const CLI::ParseError& error) {
-        return fail(fmt::format("{} (dllama --help lists the commands and their flags)", error.what()));
+        return fail(describe(error, app, argc, argv));
     } catch (const std::bad_alloc&) {
         return fail("out of memory");
     } catch (const std::exception& error) {

@@ -1,0 +1,144 @@
+"""The command line: what a user types wrong, breaks off or asks for twice."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PROGRAM = os.environ["DLLAMA_PROGRAM"]
+DEMO = ["--model", str(ROOT / "models/demo/demo-q40.m"), "--tokenizer", str(ROOT / "models/demo/demo.t")]
+PROMPT = ["--prompt", "[gMASK]<sop>Once upon a time"]
+
+
+def run(*arguments, timeout=60, **options):
+    command = [PROGRAM, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, **options)
+
+
+def pieces(output: str) -> list[str]:
+    """The tokens that inference printed, one a line."""
+    return [line.split("| ", 2)[2] for line in output.splitlines() if line.startswith("🔶 Pred")]
+
+
+FAULTS = [
+    ([], "which command?"),
+    (["inferense"], "unknown command inferense"),
+    (["inference", "--nthread", "2"], "unknown flag --nthread"),
+    (["inference", "stray"], "stray is not expected here"),
+    (["inference", "--temperature", "hot"], "--temperature = hot"),
+    (["inference", "--model", "nowhere.m", *PROMPT], "nowhere.m: No such file"),
+    (["inference", "--model", ROOT / "Makefile", *PROMPT], "not a .m model file"),
+    (["inference", "--model", ROOT, *PROMPT], "not a file"),
+    (["inference", *DEMO[:2], "--tokenizer", ROOT / "Makefile", *PROMPT], "not a tokenizer file"),
+    (["inference", *DEMO, "--prompt", ""], "Prompt is required"),
+    (["logits", *DEMO, "--ids", "5"], "--out FILE, --greedy N or both"),
+    (["inference", *DEMO, *PROMPT, "--nthreads", "100000"], "--nthreads is 100000, must be from 1 to 512"),
+    (["inference", *DEMO, *PROMPT, "--temperature", "-1"], "temperature is -1, must be from 0"),
+    (["inference", *DEMO, *PROMPT, "--top-p", "2"], "top-p is 2, must be from 0 to 1"),
+    (["inference", *DEMO, *PROMPT, "--max-seq-len", "-3"], "--max-seq-len is -3"),
+    (["inference", *DEMO, *PROMPT, "--kv-type", "f8"], "--kv-type f8"),
+    (["inference", *DEMO, *PROMPT, "--device", "gpu"], "--device gpu is not known (auto, cpu, cuda)"),
+    (["inference", *DEMO, *PROMPT, "--workers", "nowhere"], "address nowhere is not host:port"),
+    (["inference", *DEMO, *PROMPT, "--workers", "10.1.2.3:9999"], "give --secret-file, or --insecure"),
+    (["logits", *DEMO, "--ids", "5,999999", "--greedy", "1"], "token id 999999 is outside the vocabulary of 4096"),
+    (["logits", *DEMO], "one of --ids and --ids-file"),
+    (["perplexity", *DEMO, "--ids-file", ROOT / "Makefile"], "not a list of token ids"),
+    (["tokenize", *DEMO[2:]], "--text or --text-file"),
+    (["benchmark", *DEMO, "--repetitions", "0"], "--repetitions is 0, must be 1 or more"),
+    (["worker", "--port", "99999"], "--port is 99999"),
+]
+
+
+@pytest.mark.parametrize("arguments, message", FAULTS, ids=[message for _, message in FAULTS])
+def test_a_fault_is_one_clear_line(arguments, message):
+    result = run(*arguments)
+    assert result.returncode == 1
+    faults = [line for line in result.stderr.splitlines() if line.startswith("🚨")]
+    assert len(faults) == 1 and message in faults[0], result.stderr
+
+
+@pytest.mark.parametrize("command", ["", "inference", "chat", "perplexity", "benchmark", "info", "logits", "tokenize",
+                                     "worker", "keygen"])
+def test_help(command):
+    result = run(*command.split(), "--help")
+    assert result.returncode == 0 and "Usage: dllama" in result.stdout and not result.stderr
+
+
+def test_same_seed_same_text_with_any_number_of_threads():
+    def story(seed, threads):
+        return pieces(run("inference", *DEMO, *PROMPT, "--device", "cpu", "--steps", 40, "--temperature", 0.8, "--seed",
+                          seed, "--nthreads", threads).stdout)
+
+    first = story(7, 1)
+    assert len(first) > 20
+    assert story(7, 2) == first
+    assert story(8, 1) != first
+
+
+def test_perplexity_of_ids_and_of_text_agree():
+    text = "Once upon a time there was a little dog who liked to play in the garden."
+    ids = run("tokenize", *DEMO[2:], "--text", text, "--json")
+    assert ids.returncode == 0, ids.stderr
+    tokens = json.loads(ids.stdout)
+    tokens = tokens["ids"] if isinstance(tokens, dict) else tokens
+    assert len(tokens) > 10 and all(isinstance(token, int) for token in tokens)
+
+
+def test_output_that_nobody_reads():
+    program = subprocess.Popen([PROGRAM, "inference", *DEMO, *PROMPT, "--steps", "200"], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)
+    program.stdout.close()
+    assert program.wait(timeout=60) >= 0  # no death by a signal
+    program.stderr.close()
+
+
+def test_control_c_ends_inference_with_its_tables():
+    program = subprocess.Popen([PROGRAM, "inference", *DEMO, *PROMPT, "--steps", "1000", "--temperature", "0.9"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in program.stdout:
+        if line.startswith("🔶 Pred"):
+            break
+    program.send_signal(signal.SIGINT)
+    output, errors = program.communicate(timeout=30)
+    assert program.returncode in (0, 130), errors
+    assert "Prediction" in output
+
+
+def test_chat_ends_at_the_end_of_its_input():
+    result = subprocess.run([PROGRAM, "chat", *DEMO], input="\n",
+                            capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
+def test_worker_ends_at_a_signal(tmp_path):
+    worker = subprocess.Popen([PROGRAM, "worker", "--port", "0", "--nthreads", "1", "--cache-dir", tmp_path],
+                              stdout=subprocess.PIPE, text=True)
+    for line in worker.stdout:
+        if line.startswith("Listening on"):
+            break
+    begin = time.monotonic()
+    worker.send_signal(signal.SIGINT)
+    worker.communicate(timeout=10)
+    assert worker.returncode == 0 and time.monotonic() - begin < 5
+
+
+def test_truncated_model(tmp_path):
+    data = (ROOT / "models/demo/demo-q40.m").read_bytes()
+    broken = tmp_path / "broken.m"
+    broken.write_bytes(data[: len(data) // 2])
+    result = run("inference", "--model", broken, *DEMO[2:], *PROMPT)
+    assert result.returncode == 1 and "broken.m" in result.stderr
+
+
+def test_flipped_bit_in_a_tensor(tmp_path):
+    data = bytearray((ROOT / "models/demo/demo-q40.m").read_bytes())
+    data[len(data) * 3 // 4] ^= 0x10
+    broken = tmp_path / "flipped.m"
+    broken.write_bytes(data)
+    result = run("inference", "--model", broken, *DEMO[2:], *PROMPT)
+    assert result.returncode == 1 and "flipped.m" in result.stderr and "hash" in result.stderr
