@@ -98,7 +98,9 @@ def test_killed_anywhere_it_goes_on(golden, hub, tmp_path):
     for _ in range(40):  # each has more time than the last: a busy machine needs it to begin at all
         process = subprocess.Popen(command(output), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
-            assert process.wait(moments.uniform(0.7, 1.6) * (1 + kills / 8)) == 0, f"seed {seed}: {process.stderr.read()}"
+            assert process.wait(moments.uniform(0.7, 1.6) * (1 + kills / 8)) == 0, (
+                f"seed {seed}: {process.stderr.read()}"
+            )
             break
         except subprocess.TimeoutExpired:
             assert not (output / "dllama_model_m_q40.m").exists(), f"seed {seed}: a file before the end"
