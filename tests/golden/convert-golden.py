@@ -13,9 +13,11 @@ def main() -> None:
     converter_age = max(p.stat().st_mtime for p in (checkout / "converter").rglob("*.py"))
     for folder in sorted((checkout / "tests" / "data" / "golden").iterdir()):
         target = output / f"{folder.name}-f32.m"
-        if target.exists() and target.stat().st_mtime > max(converter_age, (folder / "model.safetensors").stat().st_mtime):
+        newest = max(converter_age, (folder / "model.safetensors").stat().st_mtime)
+        if target.exists() and target.stat().st_mtime > newest:
             continue
-        command = [sys.executable, checkout / "converter" / "convert-hf.py", folder, "f32", folder.name, "--output-dir", output]
+        tool = checkout / "converter" / "convert-hf.py"
+        command = [sys.executable, tool, folder, "f32", folder.name, "--output-dir", output]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         (output / f"dllama_model_{folder.name}_f32.m").rename(target)
         print(f"converted {folder.name}")
