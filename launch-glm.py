@@ -318,7 +318,7 @@ def ensure_model(model: Model, args) -> tuple[pathlib.Path, pathlib.Path | None]
 
 
 def choose_flags(model: Model, weights: float, in_cluster: bool) -> tuple[list, str]:
-    """Flags for this machine and why, in a line; `weights` are the file's bytes. Raises LaunchError if it does not fit."""
+    """Flags for this machine and why; `weights` are the file's bytes. Raises LaunchError if it does not fit."""
     physical, threads = cores()
     flags: list = ["--nthreads", physical]
     why = f"{physical} threads, one for each {'physical core' if physical < threads else 'core'}"
@@ -334,8 +334,8 @@ def choose_flags(model: Model, weights: float, in_cluster: bool) -> tuple[list, 
         context //= 2
     if weights + kv * context + SPARE_BYTES > room:
         raise LaunchError(
-            f"{model.name} needs {gb(weights + kv * context + SPARE_BYTES)} of memory, {gb(available)} of {gb(total)} are "
-            f"available: add machines (./launch-glm.py setup-cluster {model.name} --nodes ...), or --force"
+            f"{model.name} needs {gb(weights + kv * context + SPARE_BYTES)} of memory, "
+            f"{gb(available)} of {gb(total)} are available: add machines (./launch-glm.py setup-cluster {model.name} --nodes ...), or --force"
         )
     where = f"{gb(room)} of {gpu.name}" if gpu else f"{gb(room)} of memory"
     if not kv:
@@ -519,9 +519,7 @@ def list_models(args) -> int:
             mark += " memory" if not fits else " disk"
         columns = f"{model.parameters:>9.1f} B{gb(model.download_gb * 1e9):>10}{gb(disk):>10}{gb(memory):>10}"
         print(f"{model.name:<30}{columns}  {mark}")
-    print(
-        f"\nDisk and memory are for Q40 weights; memory with a context of up to {DEFAULT_CONTEXT}. `demo` is always here."
-    )
+    print(f"\nDisk and memory are for Q40 weights, and a context of up to {DEFAULT_CONTEXT}. `demo` is always here.")
     return 0
 
 

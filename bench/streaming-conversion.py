@@ -3,7 +3,7 @@
 
     bench/streaming-conversion.py [--gigabytes 4] [--shards 20] [--folder FOLDER]
 
-Needs about 1.5 times the checkpoint's size in FOLDER (default: the system's temporary folder), and deletes it at the end.
+Needs about 1.5 times the checkpoint's size in FOLDER (default: the system's temporary folder), and deletes it after.
 Exit code 1 if the disk held more than the output and 1.2 shards, or the process more than 1.5 GB."""
 
 import argparse
@@ -23,7 +23,7 @@ import numpy as np
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "tests" / "launcher"))
-from stand_in_hub import running_hub
+from stand_in_hub import running_hub  # noqa: E402
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, EXPERTS, EXPERT_WIDTH, DENSE_WIDTH, VOCABULARY = (
     2048,

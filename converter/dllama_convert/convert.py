@@ -6,7 +6,6 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import Self
 
 import numpy as np
 from tqdm import tqdm
@@ -75,7 +74,7 @@ class Encoder:
         self._threads = threads or max(2, os.cpu_count() or 1)
         self._pool = concurrent.futures.ThreadPoolExecutor(self._threads)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Encoder":
         return self
 
     def __exit__(self, *_) -> None:

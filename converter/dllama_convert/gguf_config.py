@@ -47,7 +47,7 @@ def read_config(file: GgufFile, checkpoint: GgufCheckpoint) -> HfConfig:
             raise ConversionError(f"{file.path}: rope.dimension_sections: models that see pictures are not supported")
     elif file.get("{arch}.rope.dimension_count", head_dim) != head_dim:
         raise ConversionError(
-            f"{file.path}: rope.dimension_count {file.get('{arch}.rope.dimension_count')} of {head_dim} is not supported"
+            f"{file.path}: rope.dimension_count is {file.get('{arch}.rope.dimension_count')}, must be {head_dim}"
         )
     if file.architecture == "llama" and file.get("{arch}.expert_count"):
         raise ConversionError(f"{file.path}: a llama with experts (Mixtral) is not supported")

@@ -29,7 +29,7 @@ _CONNECTION_ERRORS = tuple(
     base for base in errors.HfHubHTTPError.__mro__[1:] if base.__name__ in ("HTTPError", "RequestException")
 )
 
-# Seconds before each further attempt. http_get goes on by itself where a connection broke; this is for what it gives up on.
+# Seconds before each further attempt. http_get goes on by itself where a connection broke, but not for ever.
 _PAUSES = (0.5, 1, 2, 4, 8, 16, 32)
 # Times that a file may arrive damaged.
 _DAMAGED = 3

@@ -147,8 +147,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @functools.cache
 def _sha256(path: pathlib.Path, modified: int) -> str:
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

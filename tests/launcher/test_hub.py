@@ -229,7 +229,7 @@ def test_damaged_shard_is_refused_and_fetched_again(golden, hub, tmp_path, capsy
 
 
 def test_damaged_every_time(golden, hub, tmp_path):
-    """Three times damaged: refused by name; when the file is well again, the next run goes on behind the first shard."""
+    """Three times damaged: refused by name; once the file is well again, a run goes on behind the first shard."""
     names = shard(golden / "qwen3", tmp_path / "repo", 3)
     hub.repositories["owner/model"] = tmp_path / "repo"
     hub.faults[names[1]] = Fault(times=3, corrupt=True)
