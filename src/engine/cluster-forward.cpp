@@ -24,7 +24,6 @@ constexpr std::chrono::milliseconds kCauseLimit{100};
 constexpr std::chrono::milliseconds kStatisticsLimit{1000};
 /// A worker may need so long to notice that its last session has ended: it finishes the layer it is in.
 constexpr std::chrono::seconds kBusyLimit{30};
-constexpr std::chrono::seconds kAnswerLimit{30};
 constexpr std::chrono::seconds kSendLimit{60};
 /// Checking a large cache file or laying out weights takes minutes on a slow disk; heartbeats watch the node meanwhile.
 constexpr std::chrono::minutes kLoadLimit{60};

@@ -14,8 +14,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr const char* kEmbedding = "token_embedding.weight";
-
 DType dtypeOf(const json& value) {
     const auto type = dtypeFromName(value.get<std::string>());
     if (!type) throw json::other_error::create(501, "dtype " + value.get<std::string>(), nullptr);
