@@ -335,7 +335,8 @@ def choose_flags(model: Model, weights: float, in_cluster: bool) -> tuple[list, 
     if weights + kv * context + SPARE_BYTES > room:
         raise LaunchError(
             f"{model.name} needs {gb(weights + kv * context + SPARE_BYTES)} of memory, "
-            f"{gb(available)} of {gb(total)} are available: add machines (./launch-glm.py setup-cluster {model.name} --nodes ...), or --force"
+            f"{gb(available)} of {gb(total)} are available: "
+            f"add machines (./launch-glm.py setup-cluster {model.name} --nodes ...), or --force"
         )
     where = f"{gb(room)} of {gpu.name}" if gpu else f"{gb(room)} of memory"
     if not kv:
