@@ -6,9 +6,19 @@ import shutil
 import unicodedata
 
 import pytest
+import sentencepiece
 from dllama_convert.chat_formats import chat_format
 from dllama_convert.tokenizer_file import Tokenizer
-from tokenizer_tools import SHARED, converted_tokenizer, end_ids, engine, trailer
+from tokenizer_tools import (
+    SHARED,
+    TEXTS,
+    converted_tokenizer,
+    end_ids,
+    engine,
+    trailer,
+    with_white_space,
+    with_white_space_pieces,
+)
 
 # Folder: chat format, ids around a prompt, ids that end an answer.
 EXPECTED = {
@@ -76,6 +86,16 @@ def test_text_comes_back(name, tmp_path):
         texts = [actual["back"] for actual in engine(file, texts)]
     expected = [unicodedata.normalize("NFC", text) for text in texts] if name.startswith("qwen") else texts
     assert [actual["back"] for actual in engine(file, texts)] == expected
+
+
+def test_white_space_of_the_original_chatglm(tmp_path):
+    folder = published("chatglm-6b", tmp_path / "model")
+    file = converted_tokenizer(folder)
+    reference = sentencepiece.SentencePieceProcessor(model_file=str(folder / "ice_text.model"))
+    texts = [text for text in TEXTS if "xxx" not in text]  # equally good cuts, as above
+    for text, actual in zip(texts, engine(file, texts), strict=True):
+        assert actual["ids"] == reference.encode(with_white_space_pieces(text)), text
+        assert actual["back"] == with_white_space(reference.decode(actual["ids"])), text
 
 
 FORMATS = {

@@ -7,10 +7,19 @@ import pytest
 import sentencepiece
 import tokenizers
 from dllama_convert.tokenizers import CL100K_PATTERN, QWEN2_PATTERN, raw_bytes
-from tokenizer_tools import TEXTS, converted_tokenizer, engine, run_tokenizer_converter, trailer
+from tokenizer_tools import (
+    OWN_TEXTS,
+    TEXTS,
+    converted_tokenizer,
+    engine,
+    run_tokenizer_converter,
+    trailer,
+    with_white_space,
+    with_white_space_pieces,
+)
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-CORPUS = TEXTS * 3 + ["the fox and the dog walk through the brown wood", "hello world, hello again"] * 5
+CORPUS = OWN_TEXTS * 3 + ["the fox and the dog walk through the brown wood", "hello world, hello again"] * 5
 
 
 def train_byte_level(pattern: str, vocab_size: int = 600) -> tokenizers.Tokenizer:
@@ -203,20 +212,15 @@ def test_original_chatglm(tmp_path):
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "ChatGLMTokenizer"})
     file = converted_tokenizer(folder)
 
-    def rewritten(text: str) -> str:
-        text = text.replace("\n", "<n>").replace("\t", "<|tab|>")
-        for n in range(80, 1, -1):
-            text = text.replace(" " * n, f"<|blank_{n}|>")
-        return text
-
     # Left out: what the library itself makes a token of, and repeated letters, where it has equally good ways to cut
     # and takes another with each version.
-    texts = [text for text in TEXTS if "[gMASK]" not in text and "Ⅷ" not in text and "xxx" not in text]
+    texts = [text for text in TEXTS if not any(part in text for part in ("[gMASK]", "Ⅷ", "xxx", "ababab", "III"))]
     results = engine(file, texts)
     suffix = [reference.piece_to_id(text) for text in ("[gMASK]", "<sop>")]
     for text, actual in zip(texts, results, strict=True):
-        assert actual["ids"] == reference.encode(rewritten(text)), text
+        assert actual["ids"] == reference.encode(with_white_space_pieces(text)), text
         assert actual["prompt"] == [*actual["ids"], *suffix]
+        assert actual["back"] == with_white_space(reference.decode(actual["ids"]))
     # The model normalises (NFKC) and drops single blanks at the ends; all other white space comes back.
     kept = "line\n\n  two blanks,\ttab" + " " * 90 + "end\n"
     assert engine(file, [kept])[0]["back"] == kept

@@ -11,13 +11,31 @@ from checkpoints import ROOT, Result, run_tool
 
 SHARED = pathlib.Path(os.environ.get("DLLAMA_SHARED", ROOT.parent / "shared"))
 
-TEXTS = [
+OWN_TEXTS = [
     "", " ", "a", "Hello, world!", "The quick brown fox  jumps over the lazy dog's back.", "I'LL don't WE'VE it's",
     "   leading and trailing   ", "tabs\tand\n\nline feeds\r\n\n \n  x", "3.14159 12345678 ½ Ⅷ ²",
     "for (int i = 0; i < n; i++) {\n    sum += a[i];\n}\n", "你好，世界！今天天气怎么样？", "Привет, мир", "नमस्ते दुनिया",
     "🚀 👩‍👩‍👧 🇩🇪 é e\u0301 \u00a0 \u3000 \u200b", "<|user|> [gMASK]<sop> <think>\n</think>",
     "naïve café ﬁ Å", "\x00\x01\x7f", "x" * 70 + " " * 90 + "y", "abababababab" * 20,
 ]  # fmt: skip
+# What published tokenizers were recorded with: many scripts, white space of all kinds, broken emoji.
+PUBLISHED_TEXTS = json.loads((ROOT / "tests" / "data" / "text" / "tokenizer-texts.json").read_text(encoding="utf-8"))
+TEXTS = OWN_TEXTS + PUBLISHED_TEXTS
+
+
+def with_white_space_pieces(text: str) -> str:
+    """A text as the original ChatGLM hands it to sentencepiece: line feeds, tabs and runs of blanks are pieces."""
+    text = text.replace("\n", "<n>").replace("\t", "<|tab|>")
+    for n in range(80, 1, -1):
+        text = text.replace(" " * n, f"<|blank_{n}|>")
+    return text
+
+
+def with_white_space(text: str) -> str:
+    text = text.replace("<n>", "\n").replace("<|tab|>", "\t")
+    for n in range(2, 81):
+        text = text.replace(f"<|blank_{n}|>", " " * n)
+    return text
 
 
 def run_tokenizer_converter(folder: pathlib.Path, output: pathlib.Path) -> Result:
