@@ -55,6 +55,15 @@ std::string findTokenizer(const std::string& path) {
     return demo;
 }
 
+Tokenizer loadTokenizer(const std::string& path) {
+    TokenizerFile file = readTokenizerFile(path);
+    try {
+        return Tokenizer(std::move(file));
+    } catch (const FormatError& error) {
+        throw FormatError("{}: {}", path, error.what());
+    }
+}
+
 ModelPaths findModel(const ModelOptions& options) {
     if (options.model.empty()) {
         const std::string demo = demoFile("demo-q40.m");
@@ -82,7 +91,7 @@ Session::Session(const ModelOptions& options, const SessionNeeds& needs)
     if (needs.tokenizer) {
         if (paths_.tokenizer.empty())
             throw ConfigError("--tokenizer is required: there is not exactly one .t file beside {}", paths_.model);
-        tokenizer_ = std::make_unique<Tokenizer>(readTokenizerFile(paths_.tokenizer));
+        tokenizer_ = std::make_unique<Tokenizer>(loadTokenizer(paths_.tokenizer));
         if (tokenizer_->vocabSize() > arch_.config.vocabSize)
             throw ConfigError("{} has {} tokens, {} only {}: they do not belong together", paths_.tokenizer,
                               tokenizer_->vocabSize(), paths_.model, arch_.config.vocabSize);

@@ -29,6 +29,9 @@ ModelPaths findModel(const ModelOptions& options);
 /// Likewise, for commands that need only a tokenizer.
 std::string findTokenizer(const std::string& path);
 
+/// Throws FormatError, naming the file, if it is damaged or its parts do not fit together.
+Tokenizer loadTokenizer(const std::string& path);
+
 /// --nthreads, or one for each core. Throws ConfigError for an impossible number.
 int checkedThreads(int requested);
 

@@ -10,7 +10,7 @@ int runTokenize(const TokenizeOptions& options) {
     if (!options.text.empty() && !options.textFile.empty())
         throw ConfigError("tokenize needs one of --text and --text-file");
     if (options.text.empty() && options.textFile.empty()) throw ConfigError("tokenize needs --text or --text-file");
-    const Tokenizer tokenizer(readTokenizerFile(findTokenizer(options.tokenizer)));
+    const Tokenizer tokenizer = loadTokenizer(findTokenizer(options.tokenizer));
     const std::string text = options.textFile.empty() ? options.text : readTextFile(options.textFile);
     const std::vector<int> ids =
         tokenizer.encode(text, options.parseSpecial ? SpecialTokens::Parse : SpecialTokens::Never);
