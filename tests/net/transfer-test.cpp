@@ -1,0 +1,131 @@
+// How weights get to a worker, and when they need not.
+#include <csignal>
+#include <fstream>
+
+#include "local-cluster.hpp"
+#include "tiny-model.hpp"
+
+namespace dllama::test {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr uint64_t kMegabyte = 1'000'000;
+
+class Transfer : public testing::Test {
+  protected:
+    WorkerOptions cached() const {
+        WorkerOptions options;
+        options.cacheDir = folder.file("cache");
+        return options;
+    }
+    /// Bytes that the root sends until it can answer, which it then does.
+    uint64_t bytesOfStart(const std::vector<const WorkerThread*>& workers, const std::string& model) {
+        ClusterOptions options;
+        for (const WorkerThread* worker : workers) options.workers.push_back(worker->address());
+        RootUnderTest root(model, options);
+        const uint64_t bytes = root.forward->traffic().sentBytes;
+        const std::vector<int> tokens = root.greedy({1, 2, 3, 4, 5}, 8);
+        if (expected.empty()) expected = tokens;
+        EXPECT_EQ(tokens, expected);
+        return bytes;
+    }
+    std::vector<fs::path> cacheFiles() const {
+        std::vector<fs::path> files;
+        for (const auto& entry : fs::directory_iterator(folder.file("cache"))) files.push_back(entry.path());
+        return files;
+    }
+
+    TemporaryFolder folder;
+    const std::string demo = DLLAMA_MODELS "/demo/demo-q40.m";
+    std::vector<int> expected;
+};
+
+TEST_F(Transfer, SecondStartSendsLessThanAMegabyte) {
+    for (const bool first : {true, false}) {
+        WorkerThread a(cached()), b(cached());
+        const uint64_t bytes = bytesOfStart({&a, &b}, demo);
+        std::printf("%s start: %.2f MB to two workers\n", first ? "first" : "second",
+                    static_cast<double>(bytes) * 1e-6);
+        if (first)
+            EXPECT_GT(bytes, 10 * kMegabyte);
+        else
+            EXPECT_LT(bytes, kMegabyte);
+        // The same root comes back to a worker that has them in memory.
+        EXPECT_LT(bytesOfStart({&a, &b}, demo), kMegabyte);
+    }
+    EXPECT_EQ(cacheFiles().size(), 2u);
+}
+
+TEST_F(Transfer, DamagedCacheIsSentAnew) {
+    {
+        WorkerThread worker(cached());
+        bytesOfStart({&worker}, demo);
+    }
+    ASSERT_EQ(cacheFiles().size(), 1u);
+    {
+        std::fstream file(cacheFiles()[0], std::ios::in | std::ios::out | std::ios::binary);
+        file.seekg(5'000'000);
+        const char damaged = static_cast<char>(file.get() ^ 1);
+        file.seekp(5'000'000);
+        file.put(damaged);
+    }
+    for (const bool repaired : {false, true}) {
+        WorkerThread worker(cached());
+        EXPECT_EQ(bytesOfStart({&worker}, demo) < kMegabyte, repaired);
+    }
+    fs::resize_file(cacheFiles()[0], 4'000'000);
+    WorkerThread worker(cached());
+    EXPECT_GT(bytesOfStart({&worker}, demo), kMegabyte);
+}
+
+TEST_F(Transfer, CacheThatCannotBeWrittenIsDoneWithout) {
+    std::ofstream(folder.file("cache")) << "a file where a folder should be";
+    WorkerThread worker(cached());
+    EXPECT_GT(bytesOfStart({&worker}, demo), kMegabyte);
+    EXPECT_EQ(worker.lines.count("will not be kept"), 1) << worker.lines.all();
+    EXPECT_LT(bytesOfStart({&worker}, demo), kMegabyte);  // from memory
+}
+
+TEST_F(Transfer, OwnFileIsReadIfItIsTheSameModel) {
+    WorkerOptions same, other;
+    same.modelPath = demo;
+    other.modelPath = folder.file("other.m");
+    writeTinyModel(other.modelPath, tinyConfig("glm4moe"), DType::F32);
+    WorkerThread a(std::move(same)), b(std::move(other));
+    EXPECT_LT(bytesOfStart({&a}, demo), kMegabyte);
+    EXPECT_GT(bytesOfStart({&b}, demo), kMegabyte);
+    EXPECT_EQ(b.lines.count("is not the root's model"), 1) << b.lines.all();
+}
+
+TEST_F(Transfer, NodesTellWhatTheyDid) {
+    WorkerThread a, b;
+    ClusterOptions options;
+    options.workers = {a.address(), b.address()};
+    RootUnderTest root(demo, options);
+    root.greedy({1, 2, 3, 4, 5}, 8);
+    const auto nodes = root.forward->nodeStatistics();
+    ASSERT_EQ(nodes.size(), 3u);
+    for (const auto& node : nodes) {
+        ASSERT_TRUE(node);
+        EXPECT_GT(node->computeSeconds, 0.0);
+        // Two meetings in each of eight layers and one for the logits.
+        EXPECT_EQ(node->sync.nCollectives, 8u * (2 * 8 + 1));
+        EXPECT_GE(node->sync.p99Us, node->sync.p50Us);
+        EXPECT_GT(node->sync.p50Us, 0.0);
+        EXPECT_GT(node->sync.bytesSent, 50'000u);
+        EXPECT_LT(node->sync.bytesSent, kMegabyte);  // without weights
+        EXPECT_GT(node->sync.bytesReceived, 50'000u);
+    }
+}
+
+}  // namespace
+
+}  // namespace dllama::test
+
+int main(int argc, char** argv) {
+    std::signal(SIGPIPE, SIG_IGN);
+    testing::InitGoogleTest(&argc, argv);
+    return RUN_ALL_TESTS();
+}
