@@ -1,4 +1,4 @@
-"""Every command in docs/HOW_TO_*.md is one that the launcher, the converters, make and the program know."""
+"""Every command in README.md and docs/HOW_TO_*.md is one that the launcher, the converters, make and the program know."""
 
 import json
 import re
@@ -9,9 +9,10 @@ import sys
 import pytest
 from conftest import REPOSITORY, launcher
 
+DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("HOW_TO_*.md"))]
 COMMANDS = [
     (path.name, line)
-    for path in sorted((REPOSITORY / "docs").glob("HOW_TO_*.md"))
+    for path in DOCUMENTS
     for block in re.findall(r"^```sh\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
     for line in block.splitlines()
 ]
@@ -22,7 +23,7 @@ def flags(words: list[str]) -> set[str]:
 
 
 def test_there_are_commands():
-    assert {name for name, _ in COMMANDS} == {path.name for path in (REPOSITORY / "docs").glob("HOW_TO_*.md")}
+    assert {name for name, _ in COMMANDS} == {path.name for path in DOCUMENTS}
 
 
 @pytest.mark.parametrize(("document", "line"), COMMANDS)
