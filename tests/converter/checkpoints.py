@@ -85,6 +85,7 @@ def write_torch(path: pathlib.Path, tensors: Tensors, strides: tuple[int, ...] |
             archive.open("archive/data.pkl", "w") as file,
         ):
             Pickler(file, protocol=2).dump(state)
+        archive.writestr("archive/version", "3\n")
         archive.writestr("archive/byteorder", "little")
         for i, (_, _, data) in enumerate(tensors.values()):
             info = zipfile.ZipInfo(f"archive/data/{i}")

@@ -4,7 +4,10 @@ import math
 
 import numpy as np
 import pytest
-from checkpoints import Tensors, converted, document, golden, write_folder, zeros
+from checkpoints import ROOT, Tensors, converted, document, golden, write_folder, zeros
+from dllama_convert import ConversionError
+from dllama_convert.checkpoint import Checkpoint
+from dllama_convert.torch_file import read_torch
 
 MODELS = ["chatglm-6b", "glm-4-9b-chat", "glm-hf-bias", "glm4-dense", "glm4moe-16x2", "llama", "qwen3", "qwen3moe"]
 
@@ -16,6 +19,29 @@ def test_shards_and_kinds_of_files(model, tmp_path):
     assert converted(write_folder(tmp_path / "shards", config, tensors, shards=3)) == single
     assert converted(write_folder(tmp_path / "bin", config, tensors, torch=True)) == single
     assert converted(write_folder(tmp_path / "bins", config, tensors, shards=2, torch=True)) == single
+
+
+def test_file_of_pytorch_itself():
+    """Saved by PyTorch 2.15: a Linear's state, two halves of floats, a view, a tied tensor, a Parameter, integers."""
+    path = ROOT / "tests" / "data" / "torch" / "state-dict.bin"
+    tensors = read_torch(path)
+    checkpoint = Checkpoint({path: tensors})
+    base = np.arange(48, dtype=np.float32).reshape(6, 8) / 8
+    expected = {
+        "weight": np.arange(16).reshape(2, 8) / 4,
+        "bias": np.array([[1.5], [-2.5]]),
+        "f16": base,
+        "bf16": base,
+        "view": base[2:4],
+        "tied": base,
+        "parameter": base[:, :1],
+    }
+    for name, values in expected.items():
+        np.testing.assert_array_equal(checkpoint.rows(name, slice(0, len(values))), values, name)
+    assert tensors["tied"] == tensors["bf16"]
+    assert set(checkpoint.names()) == {*expected, "scalar", "position_ids"}
+    with pytest.raises(ConversionError, match="tensor position_ids has type Long"):
+        checkpoint.shape("position_ids")
 
 
 ROPE = {
