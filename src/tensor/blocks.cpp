@@ -8,12 +8,22 @@
 
 namespace dllama {
 
+namespace {
+
+/// 1 / d, or 0 for blocks so small that it is no number: their f16 scale is 0 as well.
+float inverseOf(float d) {
+    const float inverse = 1.0f / d;
+    return std::isfinite(inverse) ? inverse : 0.0f;
+}
+
+}  // namespace
+
 void quantizeQ40(const float* x, BlockQ40* out, int64_t n) {
     for (int64_t block = 0; block < n / kBlockValues; block++, x += kBlockValues) {
         const auto [low, high] = std::minmax_element(x, x + kBlockValues);
         const float extreme = -*low > *high ? *low : *high;
         const float d = extreme / -8.0f;
-        const float inverse = d == 0.0f ? 0.0f : 1.0f / d;
+        const float inverse = inverseOf(d);
         BlockQ40& b = out[block];
         b.d = f32ToF16(d);
         const auto nibble = [&](float value) {
@@ -28,7 +38,7 @@ void quantizeQ80(const float* x, BlockQ80* out, int64_t n) {
         float largest = 0.0f;
         for (int j = 0; j < kBlockValues; j++) largest = std::max(largest, std::fabs(x[j]));
         const float d = largest / 127.0f;
-        const float inverse = d == 0.0f ? 0.0f : 1.0f / d;
+        const float inverse = inverseOf(d);
         out[block].d = f32ToF16(d);
         for (int j = 0; j < kBlockValues; j++)
             out[block].values[j] = static_cast<int8_t>(std::clamp(std::nearbyint(x[j] * inverse), -127.0f, 127.0f));
