@@ -1,4 +1,4 @@
-"""Every command in README.md and docs/HOW_TO_*.md is one that the launcher, the converters, make and the program know."""
+"""Every command in README.md and docs/HOW_TO_*.md is one that the launcher, the converters, make or the program knows."""
 
 import json
 import re
