@@ -39,6 +39,7 @@ int runWorker(const WorkerFlags& flags) {
     options.memoryLimit = flags.memoryLimitMb << 20;
     {
         ThreadPool pool(options.nThreads);
+        openDevice(flags.device, pool, 0, stdout);  // a device that is not there is told now, not when a root comes
         options.speed = measureReadBandwidth(pool);
     }
     options.makeBackend = [device = flags.device](ThreadPool& pool) { return openDevice(device, pool, 0, stdout); };
