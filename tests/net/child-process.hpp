@@ -70,9 +70,12 @@ class ChildProcess {
             line += c;
         }
     }
-    /// Resident memory.
-    size_t kilobytes() const {
-        std::ifstream status(fmt::format("/proc/{}/status", pid_));
+    size_t kilobytes() const { return kilobytesOf(pid_); }
+    size_t nOpenFiles() const { return nOpenFilesOf(pid_); }
+
+    /// Resident memory of any process.
+    static size_t kilobytesOf(pid_t pid) {
+        std::ifstream status(fmt::format("/proc/{}/status", pid));
         for (std::string word; status >> word;)
             if (word == "VmRSS:") {
                 size_t value = 0;
@@ -81,8 +84,8 @@ class ChildProcess {
             }
         return 0;
     }
-    size_t nOpenFiles() const {
-        const std::filesystem::directory_iterator files(fmt::format("/proc/{}/fd", pid_));
+    static size_t nOpenFilesOf(pid_t pid) {
+        const std::filesystem::directory_iterator files(fmt::format("/proc/{}/fd", pid));
         return static_cast<size_t>(std::distance(begin(files), end(files)));
     }
 

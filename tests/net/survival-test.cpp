@@ -289,6 +289,28 @@ TEST_F(Survival, RandomFaults) {
     }
 }
 
+TEST_F(Survival, RecoveriesLeaveNothingBehind) {
+    WorkerProcess a(kSecret), b(kSecret);
+    connectTo({&a, &b});
+    RootUnderTest root(path, options);
+    size_t kilobytes = 0, files = 0;
+    constexpr int kRounds = 12, kWarmUp = 4;
+    for (int round = 0; round < kRounds; round++) {
+        root.greedy(prompt, 4, [&](int step) {
+            if (step != 4) return;
+            a.process().kill();
+            a.start();
+        });
+        if (round != kWarmUp) continue;
+        kilobytes = ChildProcess::kilobytesOf(::getpid());
+        files = ChildProcess::nOpenFilesOf(::getpid());
+    }
+    EXPECT_EQ(root.lines.count("computing again on 3 nodes"), kRounds) << root.lines.all();
+    EXPECT_LE(ChildProcess::kilobytesOf(::getpid()), kilobytes + 4096);
+    EXPECT_EQ(ChildProcess::nOpenFilesOf(::getpid()), files);
+    EXPECT_EQ(root.greedy(prompt, kAnswer), expected);
+}
+
 /// A root that computes until it is killed and prints a line for each step.
 int rootMain(char** argv) {
     ChildProcess::endWithParent();
