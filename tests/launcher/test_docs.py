@@ -1,4 +1,4 @@
-"""Every command in README.md and docs/HOW_TO_*.md is one that the launcher, the converters, make or the program knows."""
+"""Every command in README.md and docs/HOW_TO_*.md is known to the launcher, the converters, make or the program."""
 
 import json
 import re
