@@ -399,7 +399,7 @@ TEST(ShardPlan, RandomMemoryIsKeptOrRefused) {
     const MemoryCase c;
     std::mt19937 random(7);
     int kept = 0, refused = 0;
-    for (int round = 0; round < 60; round++) {
+    for (int round = 0; round < 120; round++) {
         const int n = 2 + static_cast<int>(random() % 7);
         const size_t even = c.need(makeShardPlan(c.arch, evenNodes(n)), n - 1);
         std::vector<uint64_t> memory;
@@ -414,8 +414,8 @@ TEST(ShardPlan, RandomMemoryIsKeptOrRefused) {
             for (int rank = 0; rank < n; rank++) EXPECT_LE(c.need(plan, rank), memory[rank]) << "rank " << rank;
         } catch (const ConfigError&) {
             refused++;
-            // With a third to spare there is a plan.
-            EXPECT_LT(together, 1.33 * static_cast<double>(even) * n) << n << " nodes, round " << round;
+            // With a fifth to spare there is a plan.
+            EXPECT_LT(together, 1.2 * static_cast<double>(even) * n) << n << " nodes, round " << round;
         }
     }
     EXPECT_GT(kept, 10);
