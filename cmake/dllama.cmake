@@ -10,6 +10,7 @@ endif()
 target_include_directories(dllama_options INTERFACE ${CMAKE_SOURCE_DIR}/src)
 if(DLLAMA_SANITIZE)
     target_compile_options(dllama_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${DLLAMA_SANITIZE} -fno-omit-frame-pointer>)
+    target_compile_definitions(dllama_options INTERFACE DLLAMA_SANITIZED)
     target_link_options(dllama_options INTERFACE -fsanitize=${DLLAMA_SANITIZE})
 endif()
 

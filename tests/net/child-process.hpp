@@ -74,6 +74,12 @@ class ChildProcess {
     size_t nOpenFiles() const { return nOpenFilesOf(pid_); }
 
     /// Resident memory of any process.
+    /// How much a program may grow without holding on to anything. Address sanitizers keep what was freed.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(DLLAMA_SANITIZED)
+    static constexpr size_t kGrowthKilobytes = 512 * 1024;
+#else
+    static constexpr size_t kGrowthKilobytes = 4096;
+#endif
     static size_t kilobytesOf(pid_t pid) {
         std::ifstream status(fmt::format("/proc/{}/status", pid));
         for (std::string word; status >> word;)

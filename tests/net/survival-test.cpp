@@ -250,7 +250,7 @@ TEST_F(Survival, KilledRootsLeaveUsableWorkers) {
         kilobytes[i] = a.process().kilobytes();
         files[i] = a.process().nOpenFiles();
     }
-    EXPECT_LE(kilobytes[1], kilobytes[0] + 4096);
+    EXPECT_LE(kilobytes[1], kilobytes[0] + ChildProcess::kGrowthKilobytes);
     EXPECT_LE(files[1], files[0] + 2);
     std::printf("a worker holds %zu kB and %zu files after %d roots, %zu and %zu after %d\n", kilobytes[0], files[0],
                 kWarmUp + 1, kilobytes[1], files[1], kRounds);
@@ -306,7 +306,7 @@ TEST_F(Survival, RecoveriesLeaveNothingBehind) {
         files = ChildProcess::nOpenFilesOf(::getpid());
     }
     EXPECT_EQ(root.lines.count("computing again on 3 nodes"), kRounds) << root.lines.all();
-    EXPECT_LE(ChildProcess::kilobytesOf(::getpid()), kilobytes + 4096);
+    EXPECT_LE(ChildProcess::kilobytesOf(::getpid()), kilobytes + ChildProcess::kGrowthKilobytes);
     EXPECT_EQ(ChildProcess::nOpenFilesOf(::getpid()), files);
     EXPECT_EQ(root.greedy(prompt, kAnswer), expected);
 }
