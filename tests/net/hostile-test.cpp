@@ -23,6 +23,13 @@ using std::chrono::seconds;
 constexpr const char* kSecret = "aG9zdGlsZSB0ZXN0IHNlY3JldCAwMTIzNDU2Nzg5YWI=";
 constexpr const char* kOtherSecret = "YW5vdGhlciB0ZXN0IHNlY3JldCAwMTIzNDU2Nzg5YWI=";
 
+/// Less than any of the lengths that are announced here; sanitizers keep several times as much as the program itself.
+#ifdef DLLAMA_SANITIZED
+constexpr size_t kMostMegabytes = 2000;
+#else
+constexpr size_t kMostMegabytes = 300;
+#endif
+
 /// The most memory that this process ever held, in MB.
 size_t peakMegabytes() {
     std::ifstream status("/proc/self/status");
@@ -127,7 +134,7 @@ TEST_F(Hostile, NoiseIsToldInOneLineEach) {
         EXPECT_EQ(worker.lines.count(""), static_cast<int>(noises.size())) << worker.lines.all();
         expectServes(worker, secret);
     }
-    EXPECT_LT(peakMegabytes(), 500u);
+    EXPECT_LT(peakMegabytes(), kMostMegabytes);
 }
 
 TEST_F(Hostile, SlowCallersAreCutOffAndHinderNobody) {
@@ -270,7 +277,7 @@ TEST_F(Hostile, FloodLeavesTheAnswerAlone) {
     EXPECT_EQ(root.lines.count("lost"), 0) << root.lines.all();
     EXPECT_TRUE(worker.lines.waitFor("refused", kThreads * kEach)) << worker.lines.count("refused");
     EXPECT_EQ(worker.lines.count("refused"), kThreads * kEach);
-    EXPECT_LT(peakMegabytes(), 500u);
+    EXPECT_LT(peakMegabytes(), kMostMegabytes);
     std::printf("%d answers while %d connections were thrown at the worker, at most %zu MB held\n", rounds,
                 kThreads * kEach, peakMegabytes());
 }
@@ -342,7 +349,7 @@ TEST_F(Hostile, DamagedSetups) {
         }
         ASSERT_TRUE(worker.lines.waitFor("session has ended", static_cast<int>(i) + 1)) << "setup " << i;
     }
-    EXPECT_LT(peakMegabytes(), 500u);
+    EXPECT_LT(peakMegabytes(), kMostMegabytes);
     expectServes(worker, false);
 }
 
