@@ -1,9 +1,10 @@
 #include "gpu/kernels/lane-sum.cuh"
 
 /// Residual addition, norm and quantisation in one kernel. Grid: a block of 1024 threads per row. Shared memory: the
-/// row and the terms of a sum as f32, and the norms' weights, which are brought there while the predecessor still runs.
-/// Reads x, y and the weights once, writes x, out and its Q80 form. With one row its time is latency: two sums in a
-/// fixed order, and fetching its own instructions, so that the code is kept small.
+/// rows of x and y, and the norms' weights where there is room, brought there while the predecessor still runs. A
+/// thread has the same pieces of all of them (four values, or one where the columns are no multiple of four), so that
+/// only warp 0, which adds, waits for other threads. With one row its time is latency: two sums in a fixed order, and
+/// fetching its own instructions, so that the code is kept small.
 ///
 /// This file is compiled without fused multiply-add: the bits must be those of src/cpu/norms.cpp.
 namespace dllama::gpu {
@@ -12,114 +13,126 @@ namespace {
 
 constexpr int kThreads = 1024;
 
-/// A norm's weight and bias in shared memory.
-struct StagedNorm {
-    float* weight;
-    float* bias;
-};
-
-template <bool kLayer>
-__device__ inline StagedNorm stageNorm(const NormWeights& norm, int cols, float* to) {
-    inBatches<kThreads>(
-        cols, [&](int i) { return norm.weight[i]; }, [&](int i, float value) { to[i] = value; });
-    if constexpr (kLayer)
-        inBatches<kThreads>(
-            cols, [&](int i) { return norm.bias[i]; }, [&](int i, float value) { to[cols + i] = value; });
-    return {to, to + cols};
-}
-
 struct Normalizer {
     float shift, scale;
 };
 
-/// Of the row in shared memory, which the block has just written; for RMS the squares are in terms.
+/// Of the row in shared memory. One warp calls it. Not inlined: the second call finds its instructions there.
 template <bool kLayer>
-__device__ inline Normalizer normalizerOf(float eps, const float* row, int cols, float* terms) {
+__device__ __noinline__ Normalizer normalizerOf(const float* row, int cols, float eps) {
     const float count = static_cast<float>(cols);
-    float shift = 0.0f;
-    if constexpr (kLayer) {
-        shift = laneSum(terms, cols) / count;
-        __syncthreads();
-        for (int i = static_cast<int>(threadIdx.x); i < cols; i += kThreads)
-            terms[i] = (row[i] - shift) * (row[i] - shift);
+    const float shift = kLayer ? warpLaneSum(ValueTerms{row}, cols) / count : 0.0f;
+    const float squares = warpLaneSum(SquareTerms{row, shift}, cols);
+    return {shift, 1.0f / sqrtf(squares / count + eps)};
+}
+
+template <bool kLayer>
+__device__ inline float normalized(float x, const Normalizer& by, float weight, float bias) {
+    if constexpr (kLayer) return (x - by.shift) * by.scale * weight + bias;
+    return x * by.scale * weight;
+}
+
+/// A norm's weights, in shared or global memory.
+template <bool kLayer>
+struct NormPieces {
+    const float *weight, *bias;
+    template <int kWidth>
+    __device__ void load(int i, Piece<kWidth>& w, Piece<kWidth>& b) const {
+        w = pieceAt<kWidth>(weight + i);
+        if constexpr (kLayer) b = pieceAt<kWidth>(bias + i);
     }
-    return {shift, 1.0f / sqrtf(laneSum(terms, cols) / count + eps)};
-}
+};
 
-template <bool kLayer>
-__device__ inline float normalized(const StagedNorm& norm, const Normalizer& by, float x, int i) {
-    if constexpr (kLayer) return (x - by.shift) * by.scale * norm.weight[i] + norm.bias[i];
-    return x * by.scale * norm.weight[i];
-}
+template <bool kLayer, bool kPost, int kWidth>
+__global__ void __launch_bounds__(kThreads) addNorm(AddNormParams p) {
+    extern __shared__ __align__(16) float shared[];
+    __shared__ Normalizer found;
+    constexpr int kBytes = sizeof(float) * kWidth, kNormRows = kLayer ? 2 : 1;
+    const int cols = p.cols, pitch = (cols + 3) / 4 * 4, warp = static_cast<int>(threadIdx.x / 32);
+    float *x = shared, *y = x + pitch, *staged = y + pitch;
+    letSuccessorStart();
+    const auto stage = [&](const NormWeights& norm) {
+        if (!p.stageWeights) return NormPieces<kLayer>{norm.weight, norm.bias};
+        float* to = staged;
+        staged += kNormRows * pitch;
+        eachPiece<kThreads, kWidth>(cols, [&](int i) {
+            copyAsync<kBytes>(to + i, norm.weight + i);
+            if constexpr (kLayer) copyAsync<kBytes>(to + pitch + i, norm.bias + i);
+        });
+        return NormPieces<kLayer>{to, to + pitch};
+    };
+    NormPieces<kLayer> next{}, post{};
+    if (p.hasNext) next = stage(p.next);
+    if constexpr (kPost) post = stage(p.post);
+    waitForPredecessor();
 
-/// What normalizerOf() sums first.
-template <bool kLayer>
-__device__ inline float firstTerm(float x) {
-    return kLayer ? x : x * x;
+    const int64_t begin = int64_t{blockIdx.x} * cols;
+    const float* base = (p.scaledBase ? p.scaledBase : p.x) + begin;
+    const float alpha = p.scaledBase ? p.alpha : 1.0f;
+    eachPiece<kThreads, kWidth>(cols, [&](int i) {
+        if (p.y) copyAsync<kBytes>(y + i, p.y + begin + i);
+        copyAsync<kBytes>(x + i, base + i);
+    });
+    commitCopies();
+    waitCopies<0>();
+
+    const auto normalizer = [&](const float* row, float eps) {
+        __syncthreads();
+        if (warp == 0) {
+            const Normalizer by = normalizerOf<kLayer>(row, cols, eps);
+            if (threadIdx.x == 0) found = by;
+        }
+        __syncthreads();
+        return found;
+    };
+    Normalizer byPost{};
+    if constexpr (kPost) byPost = normalizer(y, p.post.eps);
+    eachPiece<kThreads, kWidth>(cols, [&](int i) {
+        Piece<kWidth> sum = pieceAt<kWidth>(x + i), weight{}, bias{};
+        if constexpr (kPost) post.load(i, weight, bias);
+#pragma unroll
+        for (int j = 0; j < kWidth; j++) {
+            // Times 1 changes no bit.
+            sum.v[j] *= alpha;
+            if (p.y) sum.v[j] += kPost ? normalized<kLayer>(y[i + j], byPost, weight.v[j], bias.v[j]) : y[i + j];
+        }
+        pieceAt<kWidth>(x + i) = sum;
+        pieceAt<kWidth>(p.x + begin + i) = sum;
+    });
+    if (!p.hasNext) return;
+    const Normalizer byNext = normalizer(x, p.next.eps);
+    // To whole groups, so that the lanes that share a block of 32 all take part.
+    eachPiece<kThreads, kWidth>((cols + kGroup - 1) / kGroup * kGroup, [&](int i) {
+        Piece<kWidth> value{}, weight{}, bias{};
+        if (i < cols) {
+            value = pieceAt<kWidth>(x + i);
+            next.load(i, weight, bias);
+#pragma unroll
+            for (int j = 0; j < kWidth; j++)
+                value.v[j] = normalized<kLayer>(value.v[j], byNext, weight.v[j], bias.v[j]);
+            pieceAt<kWidth>(p.out.f32 + begin + i) = value;
+        }
+        if (p.out.q.values) quantizePieces(p.out.q, blockIdx.x, i, value.v);
+    });
 }
 
 template <bool kLayer, bool kPost>
-__global__ void __launch_bounds__(kThreads) addNorm(AddNormParams p) {
-    extern __shared__ float row[];  // (cols), terms (cols + 1), then the norms' weights
-    float* terms = row + p.cols;
-    const int tid = static_cast<int>(threadIdx.x), perNorm = kLayer ? 2 * p.cols : p.cols;
-    letSuccessorStart();
-    StagedNorm next{}, post{};
-    if (p.hasNext) next = stageNorm<kLayer>(p.next, p.cols, terms + p.cols + 1);
-    if constexpr (kPost) post = stageNorm<kLayer>(p.post, p.cols, terms + p.cols + 1 + perNorm);
-    waitForPredecessor();
-
-    const int64_t begin = int64_t{blockIdx.x} * p.cols;
-    const float* x = (p.scaledBase ? p.scaledBase : p.x) + begin;
-    const float alpha = p.scaledBase ? p.alpha : 1.0f;
-    const float* y = p.y ? p.y + begin : nullptr;
-    Normalizer byPost{};
-    if constexpr (kPost) {
-        inBatches<kThreads>(
-            p.cols, [&](int i) { return y[i]; },
-            [&](int i, float value) {
-                row[i] = value;
-                terms[i] = firstTerm<kLayer>(value);
-            });
-        byPost = normalizerOf<kLayer>(p.post.eps, row, p.cols, terms);
-        __syncthreads();
-    }
-    struct Pair {
-        float x, y;
-    };
-    inBatches<kThreads>(
-        p.cols,
-        [&](int i) {
-            return Pair{x[i], kPost ? row[i] : y ? y[i] : 0.0f};
-        },
-        [&](int i, const Pair& in) {
-            // Times 1 and plus 0 change no bit but the sign of a zero.
-            float sum = in.x * alpha;
-            if (y) sum += kPost ? normalized<kLayer>(post, byPost, in.y, i) : in.y;
-            p.x[begin + i] = sum;
-            row[i] = sum;
-            terms[i] = firstTerm<kLayer>(sum);
-        });
-    if (!p.hasNext) return;
-    const Normalizer byNext = normalizerOf<kLayer>(p.next.eps, row, p.cols, terms);
-    // Whole warps, so that a warp's values are one block of 32.
-#pragma unroll 2
-    for (int i = tid; i < (p.cols + 31) / 32 * 32; i += kThreads) {
-        const float value = i < p.cols ? normalized<kLayer>(next, byNext, row[i], i) : 0.0f;
-        if (i < p.cols) p.out.f32[begin + i] = value;
-        if (p.out.q.values) quantizeWarp(p.out.q, blockIdx.x, i, value);
-    }
+auto kernelOf(bool wide) {
+    return wide ? addNorm<kLayer, kPost, 4> : addNorm<kLayer, kPost, 1>;
 }
 
 }  // namespace
 
-void launchAddNorm(const AddNormParams& p, const Stream& stream) {
+void launchAddNorm(const AddNormParams& params, const Stream& stream) {
+    AddNormParams p = params;
     // A model has norms of one kind.
-    const bool layer = p.hasNext ? p.next.layer : p.post.layer, post = p.y && p.hasPost;
-    const auto kernel = layer ? (post ? addNorm<true, true> : addNorm<true, false>)
-                              : (post ? addNorm<false, true> : addNorm<false, false>);
-    const size_t floats = size_t{2} * p.cols + 1 + size_t{2} * p.cols * (layer ? 2 : 1);
-    launch(stream, kernel, p.rows, kThreads, floats * sizeof(float), p);
+    const bool layer = p.hasNext ? p.next.layer : p.post.layer, post = p.y && p.hasPost, wide = p.cols % 4 == 0;
+    const auto kernel = layer ? (post ? kernelOf<true, true>(wide) : kernelOf<true, false>(wide))
+                              : (post ? kernelOf<false, true>(wide) : kernelOf<false, false>(wide));
+    const size_t row = sizeof(float) * ceilDiv(p.cols, 4) * 4;
+    const size_t all = row * (2 + (p.hasNext + post) * (layer ? 2 : 1));
+    p.stageWeights = all <= static_cast<size_t>(stream.sharedBytes);
+    launch(stream, kernel, p.rows, kThreads, p.stageWeights ? all : 2 * row, p);
 }
 
 }  // namespace dllama::gpu

@@ -6,14 +6,49 @@
 /// heads of a KV head are the rows of one tile (16, or two tiles for groups to 32), so each cached byte is read once.
 /// Each warp takes every fourth step of kPositions positions of the block's share, with two steps under way, and keeps
 /// its own softmax; the four are merged in shared memory. Shared memory: queries (16 * tiles, dim) and two stages of K
-/// and V per warp, f16; then the warps' results. combineSplits: grid (heads, tokens), a thread per value.
+/// and V per warp, f16; then the warps' results. Up to kMaxCluster splits are a cluster of blocks (from 9.0 on), which
+/// merges its results through each other's shared memory; otherwise combineSplits: grid (heads, tokens), a thread per
+/// value.
 namespace dllama::gpu {
 
 namespace {
 
-constexpr int kWarps = 4, kThreads = kWarps * 32;
+constexpr int kWarps = 4, kThreads = kWarps * 32, kMaxCluster = 8;
 
-template <int kDim, int kTiles, int kPositions>
+/// Rows of merged values begin 8 banks apart, so that the rows of a store of accumulators do not meet.
+constexpr int kPad = 8;
+
+/// Softmax parts that saw different positions: their largest scores, sums and four of the mixed values become one.
+template <int kParts>
+struct Merged {
+    float most = -INFINITY, sum = 0.0f, value[4] = {};
+    __device__ Merged(const float (&largest)[kParts], const float (&sums)[kParts], const float4 (&values)[kParts]) {
+#pragma unroll
+        for (const float other : largest) most = fmaxf(most, other);
+        const float base = most == -INFINITY ? 0.0f : most;  // nothing seen: all shares are 0
+#pragma unroll
+        for (int i = 0; i < kParts; i++) {
+            const float share = fastExp2(largest[i] - base);
+            sum += share * sums[i];
+            value[0] += share * values[i].x;
+            value[1] += share * values[i].y;
+            value[2] += share * values[i].z;
+            value[3] += share * values[i].w;
+        }
+    }
+};
+
+/// Four values of a head; every eight lanes have a Q80 block.
+__device__ inline void writeResult(const AttentionParams& p, int token, int at, const float (&value)[4], float sum) {
+    float result[4];
+#pragma unroll
+    for (int j = 0; j < 4; j++) result[j] = __fdividef(value[j], sum);
+    *reinterpret_cast<float4*>(p.out.f32 + int64_t{token} * p.out.cols + at) =
+        make_float4(result[0], result[1], result[2], result[3]);
+    if (p.out.q.values) quantizePieces(p.out.q, token, at, result);
+}
+
+template <int kDim, int kTiles, int kPositions, bool kCluster>
 __global__ void __launch_bounds__(kThreads) attentionDecode(AttentionParams p) {
     extern __shared__ __align__(16) __half shared[];
     constexpr int kRows = 16 * kTiles, kTile = kPositions * kDim;
@@ -51,14 +86,16 @@ __global__ void __launch_bounds__(kThreads) attentionDecode(AttentionParams p) {
 
     if (!waited) waitForPredecessor();
     const float scale = 1.4426950408889634f / sqrtf(static_cast<float>(kDim));
-#pragma unroll 1
+#pragma unroll 2
     for (int i = tid; i < kRows * kDim / 8; i += kThreads) {
         const int row = i / (kDim / 8), chunk = i % (kDim / 8), head = kvHead * p.group + row - p.headOffset;
         uint4 packed{};
         if (row < p.group && head >= 0 && head < p.nHeads) {
-            const float* q = p.qkv + int64_t{token} * p.qkvCols + head * kDim + chunk * 8;
-            packed = make_uint4(packHalves(q[0] * scale, q[1] * scale), packHalves(q[2] * scale, q[3] * scale),
-                                packHalves(q[4] * scale, q[5] * scale), packHalves(q[6] * scale, q[7] * scale));
+            const auto* q =
+                reinterpret_cast<const float4*>(p.qkv + int64_t{token} * p.qkvCols + head * kDim) + chunk * 2;
+            const float4 a = q[0], b = q[1];
+            packed = make_uint4(packHalves(a.x * scale, a.y * scale), packHalves(a.z * scale, a.w * scale),
+                                packHalves(b.x * scale, b.y * scale), packHalves(b.z * scale, b.w * scale));
         }
         *reinterpret_cast<uint4*>(queries + tileOffset<kDim>(row, chunk)) = packed;
     }
@@ -85,10 +122,13 @@ __global__ void __launch_bounds__(kThreads) attentionDecode(AttentionParams p) {
     waitCopies<0>();
     __syncthreads();
 
-    // Merge the warps: (kWarps, kRows, kDim) values, then (kWarps, kRows) maxima and sums.
+    // Merge the warps: (kWarps, kRows, kPitch) values, then (kWarps, kRows) maxima and sums; then the block's maxima
+    // and sums (kRows). The block's values take the place of its first warp's.
+    constexpr int kPitch = kDim + kPad, kRowPieces = kDim / 4;
     float* values = reinterpret_cast<float*>(shared);
-    float* largest = values + kWarps * kRows * kDim;
+    float* largest = values + kWarps * kRows * kPitch;
     float* sums = largest + kWarps * kRows;
+    float *blockLargest = sums + kWarps * kRows, *blockSums = blockLargest + kRows;
 #pragma unroll
     for (int tile = 0; tile < kTiles; tile++) {
         finishSums(states[tile]);
@@ -97,7 +137,7 @@ __global__ void __launch_bounds__(kThreads) attentionDecode(AttentionParams p) {
             const int row = warp * kRows + tile * 16 + g + 8 * r;
 #pragma unroll
             for (int n = 0; n < kDim / 8; n++)
-                *reinterpret_cast<float2*>(values + row * kDim + n * 8 + 2 * t) =
+                *reinterpret_cast<float2*>(values + row * kPitch + n * 8 + 2 * t) =
                     make_float2(states[tile].mixed[n][2 * r], states[tile].mixed[n][2 * r + 1]);
             if (t == 0) {
                 largest[row] = states[tile].largest[r];
@@ -106,33 +146,61 @@ __global__ void __launch_bounds__(kThreads) attentionDecode(AttentionParams p) {
         }
     }
     __syncthreads();
-    // A warp's lanes have 32 neighbouring values of one head: a Q80 block where the result is final.
-#pragma unroll 1
-    for (int i = tid; i < p.group * kDim; i += kThreads) {
-        const int row = i / kDim, col = i % kDim, head = kvHead * p.group + row - p.headOffset;
-        if (head < 0 || head >= p.nHeads) continue;
-        float most = -INFINITY;
-        for (int w = 0; w < kWarps; w++) most = fmaxf(most, largest[w * kRows + row]);
-        float sum = 0.0f, value = 0.0f;
-        if (most > -INFINITY) {
-            for (int w = 0; w < kWarps; w++) {
-                const float share = fastExp2(largest[w * kRows + row] - most);
-                sum += share * sums[w * kRows + row];
-                value += share * values[(w * kRows + row) * kDim + col];
-            }
+    const auto headOf = [&](int row) {
+        const int head = kvHead * p.group + row - p.headOffset;
+        return head >= 0 && head < p.nHeads ? head : -1;
+    };
+#pragma unroll 2
+    for (int i = tid; i < p.group * kRowPieces; i += kThreads) {
+        const int row = i / kRowPieces, col = i % kRowPieces * 4, head = headOf(row);
+        if (head < 0) continue;
+        float maxima[kWarps], parts[kWarps];
+        float4 mixed[kWarps];
+#pragma unroll
+        for (int w = 0; w < kWarps; w++) {
+            maxima[w] = largest[w * kRows + row];
+            parts[w] = sums[w * kRows + row];
+            mixed[w] = *reinterpret_cast<float4*>(values + (w * kRows + row) * kPitch + col);
         }
-        if (p.nSplits == 1) {
-            const float result = __fdividef(value, sum);
-            p.out.f32[int64_t{token} * p.out.cols + head * kDim + col] = result;
-            if (p.out.q.values) quantizeWarp(p.out.q, token, head * kDim + col, result);
+        const Merged<kWarps> all(maxima, parts, mixed);
+        const float4 value = make_float4(all.value[0], all.value[1], all.value[2], all.value[3]);
+        if constexpr (kCluster) {
+            *reinterpret_cast<float4*>(values + row * kPitch + col) = value;
+            if (col == 0) {
+                blockLargest[row] = all.most;
+                blockSums[row] = all.sum;
+            }
+        } else if (p.nSplits == 1) {
+            writeResult(p, token, head * kDim + col, all.value, all.sum);
         } else {
             const int64_t at = (int64_t{token} * p.nHeads + head) * p.nSplits + split;
-            p.partial[at * kDim + col] = value;
+            *reinterpret_cast<float4*>(p.partial + at * kDim + col) = value;
             if (col == 0) {
-                p.partialStats[at * 2] = most;
-                p.partialStats[at * 2 + 1] = sum;
+                p.partialStats[at * 2] = all.most;
+                p.partialStats[at * 2 + 1] = all.sum;
             }
         }
+    }
+    if constexpr (kCluster) {
+        syncCluster();
+        // The warps of all blocks take turns.
+#pragma unroll 1
+        for (int i = (warp * p.nSplits + split) * 32 + lane; i < p.group * kRowPieces; i += p.nSplits * kThreads) {
+            const int row = i / kRowPieces, col = i % kRowPieces * 4, head = headOf(row);
+            if (head < 0) continue;
+            float maxima[kMaxCluster], parts[kMaxCluster];
+            float4 mixed[kMaxCluster];
+#pragma unroll
+            for (int s = 0; s < kMaxCluster; s++) {
+                const int from = min(s, p.nSplits - 1);
+                maxima[s] = s < p.nSplits ? loadFromBlock(blockLargest + row, from) : -INFINITY;
+                parts[s] = loadFromBlock(blockSums + row, from);
+                mixed[s] = loadFromBlock(reinterpret_cast<float4*>(values + row * kPitch + col), from);
+            }
+            const Merged<kMaxCluster> all(maxima, parts, mixed);
+            writeResult(p, token, head * kDim + col, all.value, all.sum);
+        }
+        syncCluster();  // no block leaves while others read its memory
     }
 }
 
@@ -158,6 +226,10 @@ __global__ void __launch_bounds__(kDim) combineSplits(AttentionParams p) {
     if (p.out.q.values) quantizeWarp(p.out.q, token, head * kDim + col, result);
 }
 
+bool inCluster(const AttentionParams& p, const Stream& stream) {
+    return p.nSplits > 1 && p.nSplits <= kMaxCluster && stream.computeCapability >= 90;
+}
+
 int tilesOf(const AttentionParams& p) {
     return p.group <= 16 ? 1 : 2;
 }
@@ -165,18 +237,24 @@ int tilesOf(const AttentionParams& p) {
 size_t sharedBytes(const AttentionParams& p, int positions) {
     const size_t rows = 16 * tilesOf(p), dim = p.headDim;
     const size_t copies = sizeof(__half) * dim * (rows + kWarps * 4 * positions);
-    const size_t merge = sizeof(float) * kWarps * rows * (dim + 2);
+    const size_t merge = sizeof(float) * rows * (kWarps * (dim + kPad + 2) + 2);
     return copies > merge ? copies : merge;
 }
 
-template <int kDim, int kTiles>
+template <int kDim, int kTiles, int kPositions>
 void launchSized(const AttentionParams& p, const Stream& stream) {
     const dim3 grid(p.nSplits, p.nKvHeads, p.nTokens);
-    const bool wide = sharedBytes(p, 32) <= static_cast<size_t>(stream.sharedBytes);
-    const size_t bytes = sharedBytes(p, wide ? 32 : 16);
-    launch(stream, wide ? attentionDecode<kDim, kTiles, 32> : attentionDecode<kDim, kTiles, 16>, grid, kThreads, bytes,
-           p);
+    const size_t bytes = sharedBytes(p, kPositions);
+    if (inCluster(p, stream))
+        return launch(stream, attentionDecode<kDim, kTiles, kPositions, true>, grid, kThreads, bytes, p, p.nSplits);
+    launch(stream, attentionDecode<kDim, kTiles, kPositions, false>, grid, kThreads, bytes, p);
     if (p.nSplits > 1) launch(stream, combineSplits<kDim>, dim3(p.nHeads, p.nTokens), kDim, 0, p);
+}
+
+template <int kDim, int kTiles>
+void launchTiled(const AttentionParams& p, const Stream& stream) {
+    const bool wide = sharedBytes(p, 32) <= static_cast<size_t>(stream.sharedBytes);
+    wide ? launchSized<kDim, kTiles, 32>(p, stream) : launchSized<kDim, kTiles, 16>(p, stream);
 }
 
 }  // namespace
@@ -195,9 +273,9 @@ int attentionDecodeSplits(const AttentionParams& p, const Stream& stream) {
 
 void launchAttentionDecode(const AttentionParams& p, const Stream& stream) {
     if (p.headDim == 128)
-        tilesOf(p) == 1 ? launchSized<128, 1>(p, stream) : launchSized<128, 2>(p, stream);
+        tilesOf(p) == 1 ? launchTiled<128, 1>(p, stream) : launchTiled<128, 2>(p, stream);
     else
-        tilesOf(p) == 1 ? launchSized<64, 1>(p, stream) : launchSized<64, 2>(p, stream);
+        tilesOf(p) == 1 ? launchTiled<64, 1>(p, stream) : launchTiled<64, 2>(p, stream);
 }
 
 }  // namespace dllama::gpu

@@ -21,26 +21,33 @@ __device__ inline void waitForPredecessor() {
 #endif
 }
 
-/// Asks for n floats to be brought to the L2 cache; thread tid of a block for its part.
-__device__ inline void prefetch(const float* values, int n, int tid) {
-    constexpr int kLine = 32;
-    if (tid * kLine < n) asm volatile("prefetch.global.L2 [%0];" ::"l"(values + tid * kLine));
+/// Waits for all threads of the cluster; what they wrote to shared memory is visible to all.
+__device__ inline void syncCluster() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
 }
-
-/// Calls use(i, load(i)) for a block's share of [0, n): thread tid takes i = tid, tid + kThreads, ... Four loads are
-/// under way before the first use, which the compiler would not do by itself where stores may hit what is loaded.
-template <int kThreads, typename Load, typename Use>
-__device__ inline void inBatches(int n, const Load& load, const Use& use) {
-    constexpr int kBatch = 4;
-    for (int first = static_cast<int>(threadIdx.x); first < n; first += kThreads * kBatch) {
-        decltype(load(0)) values[kBatch];
-#pragma unroll
-        for (int j = 0; j < kBatch; j++)
-            if (first + j * kThreads < n) values[j] = load(first + j * kThreads);
-#pragma unroll
-        for (int j = 0; j < kBatch; j++)
-            if (first + j * kThreads < n) use(first + j * kThreads, values[j]);
-    }
+/// The value at this place in the shared memory of block `rank` of the cluster.
+__device__ inline float4 loadFromBlock(const float4* shared, int rank) {
+    float4 v{};
+#if __CUDA_ARCH__ >= 900
+    asm volatile(
+        "{\n.reg .u32 at;\nmapa.shared::cluster.u32 at, %4, %5;\nld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [at];\n}"
+        : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+        : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "r"(rank)
+        : "memory");
+#endif
+    return v;
+}
+__device__ inline float loadFromBlock(const float* shared, int rank) {
+    float value = 0.0f;
+#if __CUDA_ARCH__ >= 900
+    asm volatile("{\n.reg .u32 at;\nmapa.shared::cluster.u32 at, %1, %2;\nld.shared::cluster.f32 %0, [at];\n}"
+                 : "=f"(value)
+                 : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "r"(rank)
+                 : "memory");
+#endif
+    return value;
 }
 
 /// 2^x to two units in the last place; 0 for -inf.
@@ -86,18 +93,43 @@ struct BlockScale {
     float stored, inverse;
 };
 __device__ inline BlockScale blockScale(float largest) {
-    const float d = largest / 127.0f;
-    return {__half2float(__float2half_rn(d)), d == 0.0f ? 0.0f : 1.0f / d};
+    // largest / 127 with one rounding: the quotient's error is added.
+    constexpr float kInverse = 1.0f / 127.0f;
+    const float near = largest * kInverse, d = fmaf(fmaf(-127.0f, near, largest), kInverse, near);
+    return {__half2float(__float2half_rn(d)), d == 0.0f ? 0.0f : __frcp_rn(d)};
+}
+/// x / d rounded to the nearest integer, even ones first, in the low byte: 1.5 * 2^23 leaves no room for fractions.
+__device__ inline uint32_t quantBits(float x, float inverse) {
+    return __float_as_uint(__fadd_rn(__fmul_rn(x, inverse), 12582912.0f));
 }
 __device__ inline int8_t quantValue(float x, float inverse) {
-    return static_cast<int8_t>(fminf(fmaxf(rintf(x * inverse), -127.0f), 127.0f));
+    return static_cast<int8_t>(quantBits(x, inverse));
 }
 
+/// Columns col.. of Q80 row `row`, kWidth (1 or 4) a lane; the 32 / kWidth lanes of a block take part together.
+template <int kWidth>
+__device__ inline void quantizePieces(const QuantRows& out, int64_t row, int col, const float (&x)[kWidth]) {
+    const uint32_t lanes = kWidth == 1 ? ~0u : 0xffu << (threadIdx.x & 24);
+    float largest = 0.0f;
+#pragma unroll
+    for (int j = 0; j < kWidth; j++) largest = fmaxf(largest, fabsf(x[j]));
+#pragma unroll
+    for (int d = 16 / kWidth; d > 0; d /= 2) largest = fmaxf(largest, __shfl_xor_sync(lanes, largest, d));
+    const BlockScale scale = blockScale(largest);
+    int8_t* to = out.values + row * out.groups * kGroup + quantOffset(col);
+    if constexpr (kWidth == 4) {
+        const uint32_t low = __byte_perm(quantBits(x[0], scale.inverse), quantBits(x[1], scale.inverse), 0x0040);
+        const uint32_t high = __byte_perm(quantBits(x[2], scale.inverse), quantBits(x[3], scale.inverse), 0x0040);
+        *reinterpret_cast<uint32_t*>(to) = __byte_perm(low, high, 0x5410);
+    } else {
+        *to = quantValue(x[0], scale.inverse);
+    }
+    if (col % 32 == 0) out.scales[row * out.groups * 4 + col / 32] = scale.stored;
+}
 /// The warp's 32 values (lane = value) become block `col / 32` of Q80 row `row`.
 __device__ inline void quantizeWarp(const QuantRows& out, int64_t row, int col, float x) {
-    const BlockScale scale = blockScale(warpMax(fabsf(x)));
-    out.values[row * out.groups * kGroup + quantOffset(col)] = quantValue(x, scale.inverse);
-    if (col % 32 == 0) out.scales[row * out.groups * 4 + col / 32] = scale.stored;
+    const float values[1] = {x};
+    quantizePieces(out, row, col, values);
 }
 
 __device__ inline float activate(Activation act, float x) {
@@ -173,8 +205,10 @@ __device__ inline void copyAsync(void* shared, const void* global) {
 #else
     if constexpr (kBytes == 16)
         *static_cast<uint4*>(shared) = *static_cast<const uint4*>(global);
-    else
+    else if constexpr (kBytes == 8)
         *static_cast<uint2*>(shared) = *static_cast<const uint2*>(global);
+    else
+        *static_cast<uint32_t*>(shared) = *static_cast<const uint32_t*>(global);
 #endif
 }
 __device__ inline void commitCopies() {

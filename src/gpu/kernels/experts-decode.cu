@@ -32,14 +32,16 @@ constexpr int kUpWarps = 8;
 template <DType kType>
 __global__ void __launch_bounds__(kUpWarps * 32, kIsFloat<kType> ? 1 : 3) expertsUp(ExpertsDecodeParams p) {
     __shared__ float hidden[32];
-    letSuccessorStart();
+    // In this order: what expertsDown finds when it starts, the router has finished.
     waitForPredecessor();
+    letSuccessorStart();
     const int pair = static_cast<int>(blockIdx.y), out0 = static_cast<int>(blockIdx.x) * 32;
     const int slot = p.w.slots[p.experts[pair]];
     if (slot < 0) return;
     const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
     const Weights gate = expertMatrix(p.w, 0, slot), up = expertMatrix(p.w, 1, slot);
     const int64_t token = pair / p.topK;
+#pragma unroll 1
     for (int i = 2 * warp; i < 32; i += 2 * kUpWarps) {
         const int rows[2] = {min(out0 + i, gate.rows - 1), min(out0 + i + 1, gate.rows - 1)};
         float sums[4];
@@ -78,11 +80,11 @@ __global__ void __launch_bounds__(kDownWarps * 32) expertsDown(ExpertsDecodePara
     __shared__ int slots[kMaxTopK];
     __shared__ float weights[kMaxTopK];
     letSuccessorStart();
-    waitForPredecessor();
     const int token = static_cast<int>(blockIdx.y), tid = static_cast<int>(threadIdx.x);
+    // expertsUp lets this kernel start when the router has finished. Past L1, which may hold what was there before.
     if (tid < p.topK) {
-        slots[tid] = p.w.slots[p.experts[token * p.topK + tid]];
-        weights[tid] = p.weights[token * p.topK + tid];
+        slots[tid] = p.w.slots[__ldcg(&p.experts[token * p.topK + tid])];
+        weights[tid] = __ldcg(&p.weights[token * p.topK + tid]);
     }
     __syncthreads();
     const int lane = tid % 32, row0 = (static_cast<int>(blockIdx.x) * kDownWarps + tid / 32) * 2;
@@ -90,6 +92,7 @@ __global__ void __launch_bounds__(kDownWarps * 32) expertsDown(ExpertsDecodePara
     const int rows[2] = {min(row0, down.rows - 1), min(row0 + 1, down.rows - 1)};
     float sums[2] = {};
     if constexpr (kIsFloat<kType>) {
+        waitForPredecessor();
         for (int k = 0; k < p.topK; k++) {
             if (slots[k] < 0) continue;
             const Weights w = expertMatrix(p.w, 2, slots[k]);
@@ -114,6 +117,7 @@ __global__ void __launch_bounds__(kDownWarps * 32) expertsDown(ExpertsDecodePara
         };
 #pragma unroll
         for (int s = 0; s < kDepth; s++) fetch(s, lane / 4 + 8 * s);
+        waitForPredecessor();
         for (int base = lane / 4; base < all; base += 8 * kDepth) {
 #pragma unroll
             for (int s = 0; s < kDepth; s++) {

@@ -13,6 +13,7 @@ __global__ void __launch_bounds__(kWarps * 32, kWarps == 8 ? 4 : 1) ffnUp(FfnUpP
     letSuccessorStart();
     const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
     const int out0 = static_cast<int>(blockIdx.x) * 32;
+#pragma unroll 1
     for (int i = warp; i < 32; i += kWarps) {
         const int row = min(out0 + i, p.gate.rows - 1);
         const WeightRow rows[2] = {weightRow<kType>(p.gate, row), weightRow<kType>(p.up, row)};

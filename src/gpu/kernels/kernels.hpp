@@ -98,6 +98,7 @@ struct AddNormParams {
     bool hasPost, hasNext;
     NormWeights post, next;
     Rows out;
+    bool stageWeights;  // set by the launcher: the weights have room in shared memory
 };
 void launchAddNorm(const AddNormParams& p, const Stream& stream);
 

@@ -5,38 +5,63 @@
 /// Sums whose bits are the same on every device. Include it only where fused multiply-add is off.
 namespace dllama::gpu {
 
-/// Sums terms[0..n) in shared memory as backend.hpp states: value i in lane i % 32, lanes pairwise. One warp calls it;
-/// lane 0 gets the sum. The chain of additions takes four cycles for 32 values. Not inlined: kernels that run as one
-/// block wait longest for their instructions.
-__device__ __noinline__ inline float warpLaneSum(const float* terms, int n) {
-    constexpr int kBatch = 8, kStride = 32 * kBatch;
-    float sum = 0.0f;
+/// What is summed: load(i) fetches from shared memory, term() makes the value of it.
+struct ValueTerms {
+    const float* x;
+    __device__ float load(int i) const { return x[i]; }
+    __device__ float term(float raw) const { return raw; }
+};
+struct SquareTerms {
+    const float* x;
+    float shift;
+    __device__ float load(int i) const { return x[i]; }
+    __device__ float term(float raw) const { return (raw - shift) * (raw - shift); }
+};
+struct ProductTerms {
+    const float *a, *b;
+    __device__ float2 load(int i) const { return {a[i], b[i]}; }
+    __device__ float term(float2 raw) const { return raw.x * raw.y; }
+};
+
+/// The sum of terms 0..n-1 as backend.hpp states: value i in lane i % 32, lanes pairwise. One warp calls it and gets
+/// the sum in every lane. The chain of additions takes four cycles for 32 values; batches are long because the compiler
+/// fetches ahead only within one.
+template <typename Terms>
+__device__ inline float warpLaneSum(const Terms& terms, int n) {
+    constexpr int kBatch = 32, kStride = 32 * kBatch;
     int i = static_cast<int>(threadIdx.x % 32);
+    float sum = 0.0f;
 #pragma unroll 1
     for (; i + kStride - 32 < n; i += kStride) {
-        float batch[kBatch];
 #pragma unroll
-        for (int j = 0; j < kBatch; j++) batch[j] = terms[i + 32 * j];
-#pragma unroll
-        for (int j = 0; j < kBatch; j++) sum += batch[j];
+        for (int j = 0; j < kBatch; j++) sum += terms.term(terms.load(i + 32 * j));
     }
 #pragma unroll 1
-    for (; i < n; i += 32) sum += terms[i];
+    for (; i < n; i += 32) sum += terms.term(terms.load(i));
+        // Both of a pair of lanes add the same two values.
 #pragma unroll
-    for (int width = 16; width > 0; width /= 2) sum += __shfl_down_sync(~0u, sum, width);
+    for (int width = 16; width > 0; width /= 2) sum += __shfl_xor_sync(~0u, sum, width);
     return sum;
 }
 
-/// The same for a whole block, whose threads all get the sum, and which has just written the terms. terms has room for
-/// n + 1 values.
-__device__ inline float laneSum(float* terms, int n) {
-    __syncthreads();
-    if (threadIdx.x < 32) {
-        const float sum = warpLaneSum(terms, n);
-        if (threadIdx.x == 0) terms[n] = sum;
-    }
-    __syncthreads();
-    return terms[n];
+/// Calls use(i) for this thread's share of [0, n) in pieces of kWidth values that begin at i.
+template <int kThreads, int kWidth, typename Use>
+__device__ inline void eachPiece(int n, const Use& use) {
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x) * kWidth; i < n; i += kThreads * kWidth) use(i);
+}
+
+template <int kWidth>
+struct alignas(sizeof(float) * kWidth) Piece {
+    float v[kWidth];
+};
+template <int kWidth>
+__device__ inline Piece<kWidth>& pieceAt(float* values) {
+    return *reinterpret_cast<Piece<kWidth>*>(values);
+}
+template <int kWidth>
+__device__ inline const Piece<kWidth>& pieceAt(const float* values) {
+    return *reinterpret_cast<const Piece<kWidth>*>(values);
 }
 
 }  // namespace dllama::gpu

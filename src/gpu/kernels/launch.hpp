@@ -18,21 +18,29 @@ struct Stream {
 };
 
 /// Starts a kernel whose parameters are one POD. With `overlap` it may begin while its predecessor runs: every kernel
-/// calls waitForPredecessor() (device.cuh) before it touches anything but weights.
+/// calls waitForPredecessor() (device.cuh) before it touches anything but weights. `cluster` neighbours in x share
+/// their memory (from 9.0 on).
 template <typename Params>
 void launch(const Stream& stream, void (*kernel)(Params), dim3 grid, dim3 block, size_t sharedBytes,
-            const Params& params) {
-    cudaLaunchAttribute attribute{};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
+            const Params& params, int cluster = 1) {
+    cudaLaunchAttribute attributes[2] = {};
+    unsigned nAttributes = 0;
+    if (stream.overlap) {
+        attributes[nAttributes].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attributes[nAttributes++].val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (cluster > 1) {
+        attributes[nAttributes].id = cudaLaunchAttributeClusterDimension;
+        attributes[nAttributes++].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+    }
     cudaLaunchConfig_t config{};
     config.gridDim = grid;
     config.blockDim = block;
     config.dynamicSmemBytes = sharedBytes;
     config.stream = stream.handle;
-    config.attrs = &attribute;
-    config.numAttrs = stream.overlap ? 1 : 0;
-    if (sharedBytes > 48 * 1024)
+    config.attrs = attributes;
+    config.numAttrs = nAttributes;
+    if (sharedBytes > 40 * 1024)  // 48 KiB less what a kernel has of its own
         check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                    static_cast<int>(sharedBytes)),
               "shared memory of a kernel");

@@ -5,9 +5,9 @@
 /// Chooses experts. This file is compiled without fused multiply-add: the bits must be those of src/cpu/norms.cpp.
 ///
 /// Few tokens, routeFew: grid (experts, tokens), 512 threads; a block multiplies one row of the router, adds the
-/// products in the 32 lanes of backend.hpp, and the last block of a token to finish chooses. Shared memory: dim
-/// products. Many tokens, routeLogits: grid (tokens / 32, experts / 32), 512 threads; 32 lanes x 16 tiles of 8 tokens
-/// by 8 experts; then chooseMany, a warp per token.
+/// products in the 32 lanes of backend.hpp, and the last block of a token to finish chooses. Shared memory: the
+/// weights, there before the predecessor has finished, and the input. Many tokens, routeLogits: grid (tokens / 32,
+/// experts / 32), 512 threads; 32 lanes x 16 tiles of 8 tokens by 8 experts; then chooseMany, a block per token.
 namespace dllama::gpu {
 
 namespace {
@@ -29,131 +29,135 @@ __device__ float portableExp(float x) {
     return static_cast<float>(sum * __longlong_as_double((static_cast<long long>(n) + 1023) << 52));
 }
 
-/// The place of the largest value among all lanes' candidates; of equal values the lowest place.
-__device__ inline int warpArgMax(float value, int place) {
-#pragma unroll
-    for (int d = 16; d > 0; d /= 2) {
-        const float otherValue = __shfl_xor_sync(~0u, value, d);
-        const int otherPlace = __shfl_xor_sync(~0u, place, d);
-        if (otherValue > value || (otherValue == value && otherPlace < place)) {
-            value = otherValue;
-            place = otherPlace;
-        }
-    }
-    return place;
-}
-
 __device__ inline float sigmoid(float x) {
     return 1.0f / (1.0f + portableExp(-x));
 }
 
-/// One warp. scores: nExperts values in shared memory, sigmoids or logits to be overwritten by their softmax; choice:
-/// as much scratch.
-__device__ __noinline__ void chooseExperts(const RouteParams& p, int token, float* scores, float* choice) {
-    const int lane = static_cast<int>(threadIdx.x % 32), n = p.nExperts;
-    constexpr float kOut = -INFINITY;
+/// One block of kThreads. scores: nExperts values in shared memory, sigmoids or logits to be overwritten by their
+/// softmax; choice: scratch, three times as much. Every expert counts those that come before it, so that all take their
+/// places at once.
+template <int kThreads>
+__device__ inline void chooseExperts(const RouteParams& p, int token, float* scores, float* choice) {
+    const int tid = static_cast<int>(threadIdx.x), n = p.nExperts;
+    __syncthreads();
     if (!p.sigmoid) {
-        float largest = kOut;
-        for (int e = lane; e < n; e += 32) largest = fmaxf(largest, scores[e]);
-        largest = warpMax(largest);
-        for (int e = lane; e < n; e += 32) scores[e] = portableExp(scores[e] - largest);
-        __syncwarp();
+        float largest = -INFINITY;
+#pragma unroll 1
+        for (int e = 0; e < n; e++) largest = fmaxf(largest, scores[e]);
+        __syncthreads();
+#pragma unroll 1
+        for (int e = tid; e < n; e += kThreads) scores[e] = portableExp(scores[e] - largest);
+        __syncthreads();
         float sum = 0.0f;  // in index order, as the CPU adds
+#pragma unroll 1
         for (int e = 0; e < n; e++) sum += scores[e];
-        __syncwarp();
-        for (int e = lane; e < n; e += 32) scores[e] /= sum;
+        __syncthreads();
+#pragma unroll 1
+        for (int e = tid; e < n; e += kThreads) scores[e] /= sum;
     }
-    for (int e = lane; e < n; e += 32) choice[e] = scores[e] + (p.bias ? p.bias[e] : 0.0f);
-    __syncwarp();
+#pragma unroll 1
+    for (int e = tid; e < n; e += kThreads) {
+        const float value = scores[e] + (p.bias ? p.bias[e] : 0.0f);
+        choice[e] = isnan(value) ? -INFINITY : value;  // no number: last, but in its place
+    }
+    __syncthreads();
 
+    float* weights = choice + n;
+    auto* chosen = reinterpret_cast<int*>(weights + n);
     if (p.nGroups > 1) {
         const int width = n / p.nGroups;
-        // Lane g ranks group g: the sum of its two best.
-        float rank = kOut;
-        if (lane < p.nGroups) {
-            float best = kOut, second = kOut;
+        float* ranks = weights;  // of the groups: the sums of their two best
+#pragma unroll 1
+        for (int g = tid; g < p.nGroups; g += kThreads) {
+            float best = -INFINITY, second = -INFINITY;
 #pragma unroll 1
             for (int i = 0; i < width; i++) {
-                const float value = choice[lane * width + i];
-                if (value > best) {
-                    second = best;
-                    best = value;
-                } else {
-                    second = fmaxf(second, value);
-                }
+                const float value = choice[g * width + i];
+                second = fmaxf(second, fminf(best, value));
+                best = fmaxf(best, value);
             }
-            rank = best + (width > 1 ? second : 0.0f);
+            ranks[g] = best + (width > 1 ? second : 0.0f);
         }
-        int better = 0;
+        __syncthreads();
 #pragma unroll 1
-        for (int g = 0; g < p.nGroups; g++) {
-            const float other = __shfl_sync(~0u, rank, g);
-            better += other > rank || (other == rank && g < lane);
+        for (int e = tid; e < n; e += kThreads) {
+            int better = 0;
+#pragma unroll 1
+            for (int g = 0; g < p.nGroups; g++)
+                better += ranks[g] > ranks[e / width] || (ranks[g] == ranks[e / width] && g < e / width);
+            if (better >= p.topGroups) choice[e] = -INFINITY;
         }
-        __syncwarp();
-        if (lane < p.nGroups && better >= p.topGroups)
-            for (int i = 0; i < width; i++) choice[lane * width + i] = kOut;
-        __syncwarp();
+        __syncthreads();
     }
 
-    float sum = 0.0f;
+    // Four lanes an expert. Lanes past the last expert repeat it.
+    constexpr int kParts = 4;
 #pragma unroll 1
-    for (int k = 0; k < p.topK; k++) {
-        float best = kOut;
-        int place = n;
-#pragma unroll 1
-        for (int e = lane; e < n; e += 32) {
-            if (!isnan(choice[e]) && (place == n || choice[e] > best)) {
-                best = choice[e];
-                place = e;
-            }
+    for (int first = 0; first < n * kParts; first += kThreads) {
+        const int e = min((first + tid) / kParts, n - 1);
+        const float mine = choice[e];
+        int before = 0;
+#pragma unroll 8
+        for (int other = tid % kParts; other < n; other += kParts) {
+            const float value = choice[other];
+            before += value > mine || (value == mine && other < e);
         }
-        // Chosen experts are marked NaN. Scores that are all NaN must still name an expert.
-        place = min(warpArgMax(best, place), n - 1);
-        sum += scores[place];
-        if (lane == 0) p.experts[token * p.topK + k] = place;
-        __syncwarp();
-        if (lane == place % 32) choice[place] = NAN;
-        __syncwarp();
+        before += __shfl_xor_sync(~0u, before, 1);
+        before += __shfl_xor_sync(~0u, before, 2);
+        if (before < p.topK) {
+            chosen[before] = e;
+            weights[before] = scores[e];
+        }
     }
+    __syncthreads();
+    float sum = 0.0f;
+#pragma unroll 4
+    for (int k = 0; k < p.topK; k++) sum += weights[k];
     const float divisor = p.normalize ? sum + 1e-20f : 1.0f;
-    for (int k = lane; k < p.topK; k += 32)
-        p.weights[token * p.topK + k] = scores[p.experts[token * p.topK + k]] / divisor * p.scale;
+#pragma unroll 1
+    for (int k = tid; k < p.topK; k += kThreads) {
+        p.experts[token * p.topK + k] = chosen[k];
+        p.weights[token * p.topK + k] = weights[k] / divisor * p.scale;
+    }
 }
 
+template <int kWidth>
 __global__ void __launch_bounds__(kThreads) routeFew(RouteParams p) {
-    extern __shared__ float products[];  // (dim + 1), later scores and choice (nExperts each)
+    extern __shared__ __align__(16) float shared[];  // weights and input (dim each); later scores and choice
     __shared__ bool last;
     const int expert = static_cast<int>(blockIdx.x), token = static_cast<int>(blockIdx.y);
-    const int tid = static_cast<int>(threadIdx.x), dim = p.in.cols;
+    const int tid = static_cast<int>(threadIdx.x), dim = p.in.cols, pitch = (dim + 3) / 4 * 4;
     letSuccessorStart();
-    const float* w = p.weight + int64_t{expert} * dim;
-    inBatches<kThreads>(
-        dim, [&](int i) { return w[i]; }, [&](int i, float value) { products[i] = value; });
+    const auto fetch = [&](float* to, const float* from) {
+        eachPiece<kThreads, kWidth>(dim, [&](int i) { copyAsync<sizeof(float) * kWidth>(to + i, from + i); });
+    };
+    fetch(shared, p.weight + int64_t{expert} * dim);
     waitForPredecessor();
-    const float* x = p.in.f32 + int64_t{token} * dim;
-    inBatches<kThreads>(
-        dim, [&](int i) { return x[i]; }, [&](int i, float value) { products[i] *= value; });
-    const float sum = laneSum(products, dim);
-    if (tid == 0) {
-        p.logits[int64_t{token} * p.nExperts + expert] = sum;
-        __threadfence();
-        last = atomicAdd(&p.arrived[token], 1) == p.nExperts - 1;
+    fetch(shared + pitch, p.in.f32 + int64_t{token} * dim);
+    commitCopies();
+    waitCopies<0>();
+    __syncthreads();
+    if (tid < 32) {
+        const float sum = warpLaneSum(ProductTerms{shared, shared + pitch}, dim);
+        if (tid == 0) {
+            p.logits[int64_t{token} * p.nExperts + expert] = sum;
+            __threadfence();
+            last = atomicAdd(&p.arrived[token], 1) == p.nExperts - 1;
+        }
     }
     __syncthreads();
     if (!last) return;
     __threadfence();
+    if (tid == 0) p.arrived[token] = 0;
+#pragma unroll 1
     for (int e = tid; e < p.nExperts; e += kThreads) {
         const float logit = __ldcg(&p.logits[int64_t{token} * p.nExperts + e]);
-        products[e] = p.sigmoid ? sigmoid(logit) : logit;
+        shared[e] = p.sigmoid ? sigmoid(logit) : logit;
     }
-    __syncthreads();
-    if (tid >= 32) return;
-    if (tid == 0) p.arrived[token] = 0;
-    chooseExperts(p, token, products, products + p.nExperts);
+    chooseExperts<kThreads>(p, token, shared, shared + p.nExperts);
 }
 
-constexpr int kTile = 32, kStep = 64, kManyThreads = 512;
+constexpr int kTile = 32, kStep = 64, kManyThreads = 512, kChooseThreads = 128;
 
 __global__ void __launch_bounds__(kManyThreads) routeLogits(RouteParams p) {
     __shared__ float xs[kTile * kStep], ws[kTile * kStep];
@@ -201,29 +205,30 @@ __global__ void __launch_bounds__(kManyThreads) routeLogits(RouteParams p) {
     }
 }
 
-__global__ void __launch_bounds__(32) chooseMany(RouteParams p) {
-    extern __shared__ float scores[];  // (2, nExperts)
+__global__ void __launch_bounds__(kChooseThreads) chooseMany(RouteParams p) {
+    extern __shared__ float scores[];  // (4, nExperts)
     letSuccessorStart();
     waitForPredecessor();
     const int token = static_cast<int>(blockIdx.x);
-    for (int e = static_cast<int>(threadIdx.x); e < p.nExperts; e += 32) {
+#pragma unroll 1
+    for (int e = static_cast<int>(threadIdx.x); e < p.nExperts; e += kChooseThreads) {
         const float logit = p.logits[int64_t{token} * p.nExperts + e];
         scores[e] = p.sigmoid ? sigmoid(logit) : logit;
     }
-    __syncwarp();
-    chooseExperts(p, token, scores, scores + p.nExperts);
+    chooseExperts<kChooseThreads>(p, token, scores, scores + p.nExperts);
 }
 
 }  // namespace
 
 void launchRoute(const RouteParams& p, const Stream& stream) {
     if (p.nTokens <= 16) {
-        const size_t shared = sizeof(float) * std::max(p.in.cols + 1, 2 * p.nExperts);
-        launch(stream, routeFew, dim3(p.nExperts, p.nTokens), kThreads, shared, p);
+        const size_t shared = sizeof(float) * std::max(2 * ceilDiv(p.in.cols, 4) * 4, 4 * p.nExperts);
+        launch(stream, p.in.cols % 4 == 0 ? routeFew<4> : routeFew<1>, dim3(p.nExperts, p.nTokens), kThreads, shared,
+               p);
         return;
     }
     launch(stream, routeLogits, dim3(ceilDiv(p.nTokens, kTile), ceilDiv(p.nExperts, kTile)), kManyThreads, 0, p);
-    launch(stream, chooseMany, p.nTokens, 32, 2 * p.nExperts * sizeof(float), p);
+    launch(stream, chooseMany, p.nTokens, kChooseThreads, 4 * p.nExperts * sizeof(float), p);
 }
 
 }  // namespace dllama::gpu
