@@ -181,8 +181,7 @@ void ClusterForward::makePlan() {
         memory.push_back(link->node.memory);
         names.push_back(link->address.text());
     }
-    setup_.placement =
-        options_.placement ? *options_.placement : choosePlacement(arch_, static_cast<int>(setup_.nodes.size()));
+    setup_.placement = options_.placement ? *options_.placement : choosePlacement(arch_, setup_.nodes);
     plan_ = planWithinMemory(arch_, setup_.nodes, setup_.placement, setup_.expertUse, file_, limits_, memory, names);
     setup_.planHash = plan_.hash();
     checkFrames(arch_, plan_, limits_, file_.info("token_embedding.weight").dtype, options_.wire);

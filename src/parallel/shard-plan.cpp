@@ -63,11 +63,16 @@ std::vector<int> placeExperts(int nExperts, const std::vector<double>& use, cons
 
 }  // namespace
 
-ExpertPlacement choosePlacement(const Architecture& arch, int nRanks) {
-    constexpr double kTolerated = 1.25;  // of the even share: what waiting for the fullest rank may cost
+ExpertPlacement choosePlacement(const Architecture& arch, const std::vector<NodeSpec>& nodes) {
+    constexpr double kTolerated = 1.25;  // of the time if blocks could be divided: what the slowest may take
     const int units = arch.config.moeIntermediateSize / kBlockValues;
-    const int fullest = (units + nRanks - 1) / nRanks;
-    return fullest * nRanks > kTolerated * units ? ExpertPlacement::Whole : ExpertPlacement::Sliced;
+    const std::vector<int> counts = deal(units, nodes);
+    double weights = 0.0, slowest = 0.0;
+    for (size_t rank = 0; rank < nodes.size(); rank++) {
+        weights += nodes[rank].weight;
+        slowest = std::max(slowest, counts[rank] / nodes[rank].weight);
+    }
+    return slowest * weights > kTolerated * units ? ExpertPlacement::Whole : ExpertPlacement::Sliced;
 }
 
 ShardPlan makeShardPlan(const Architecture& arch, const std::vector<NodeSpec>& nodes, ExpertPlacement placement,

@@ -38,8 +38,9 @@ struct NodeSpec {
 /// makes longer rows but leaves ranks idle when a token's experts are elsewhere.
 enum class ExpertPlacement { Sliced, Whole };
 
-/// Sliced where every rank gets about the same, whole where blocks of 32 values divide too unevenly for that.
-ExpertPlacement choosePlacement(const Architecture& arch, int nRanks);
+/// Sliced where every node gets about what its weight asks for, whole where blocks of 32 values divide too unevenly for
+/// that.
+ExpertPlacement choosePlacement(const Architecture& arch, const std::vector<NodeSpec>& nodes);
 
 /// How often each expert of each layer was chosen: (layer, expert). Empty: all alike.
 using ExpertUse = std::vector<std::vector<double>>;

@@ -340,8 +340,13 @@ TEST(ShardPlan, WholeExpertsWithoutRecordedUse) {
 
 TEST(ShardPlan, PlacementSuitsTheNumberOfNodes) {
     const Architecture intellect = model("glm4moe", {4096, 3, 96, 8, 128, 10944, 151552}, {128, 8, 1, 1408, 1});
-    for (int n = 1; n <= 8; n++) EXPECT_EQ(choosePlacement(intellect, n), ExpertPlacement::Sliced) << n;
-    EXPECT_EQ(choosePlacement(intellect, 64), ExpertPlacement::Whole);  // 44 blocks for 64 ranks
+    for (int n = 1; n <= 8; n++) EXPECT_EQ(choosePlacement(intellect, evenNodes(n)), ExpertPlacement::Sliced) << n;
+    EXPECT_EQ(choosePlacement(intellect, evenNodes(64)), ExpertPlacement::Whole);  // 44 blocks for 64 ranks
+    // 2.3 blocks for a weight of 1: some must take 3.
+    std::vector<NodeSpec> oneIsFast = evenNodes(16);
+    EXPECT_EQ(choosePlacement(intellect, oneIsFast), ExpertPlacement::Sliced);
+    oneIsFast[0].weight = 4.0;
+    EXPECT_EQ(choosePlacement(intellect, oneIsFast), ExpertPlacement::Whole);
 }
 
 TEST(ShardPlan, BadNodesAreRefused) {
