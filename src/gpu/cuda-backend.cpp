@@ -75,6 +75,8 @@ class CudaBackend final : public Backend {
   public:
     explicit CudaBackend(const CudaOptions& options)
         : options_(options), gpuIndex_(openDevice(options.gpuIndex)), handle_(makeStream()), loader_(gpuIndex_) {
+        // One division of L1 and shared memory for all kernels: an SM must be empty to change it.
+        check(cudaDeviceSetCacheConfig(cudaFuncCachePreferShared), "shared memory");
         cudaDeviceProp properties;
         check(cudaGetDeviceProperties(&properties, gpuIndex_), "device properties");
         stream_.handle = handle_.get();

@@ -1,7 +1,10 @@
-#include "gpu/kernels/quant-dot.cuh"
+#include "gpu/kernels/bulk-copy.cuh"
 
 /// One token through a quantised matrix. Grid: rows / 8; 128 threads, each warp two rows, no shared memory. Each weight
 /// byte is read once, the activations from L1. The first weights are requested before the predecessor has finished.
+///
+/// From 9.0 on, linearStaged: grid rows / 8 (or 4, of long rows); the four warps share all rows of the block and each
+/// takes a quarter of the columns. Shared memory: the rows, brought by the copy engine.
 namespace dllama::gpu {
 
 namespace {
@@ -28,11 +31,57 @@ __global__ void __launch_bounds__(kWarps * 32) linear(LinearParams p) {
     }
 }
 
+/// The block's rows are all asked for at once.
+template <DType kType, int kRows>
+__global__ void __launch_bounds__(kWarps * 32, 8) linearStaged(LinearParams p) {
+    extern __shared__ __align__(128) uint8_t staged[];
+    __shared__ Arrival arrival;
+    __shared__ float parts[kWarps][kRows];
+    using Staged = StagedRows<kType, kRows>;
+    letSuccessorStart();
+    const int tid = static_cast<int>(threadIdx.x), warp = tid / 32, lane = tid % 32;
+    const int row0 = static_cast<int>(blockIdx.x) * kRows, groups = p.w.groups;
+    if (tid == 0) {
+        initArrival(&arrival);
+        expectBytes(&arrival, Staged::bytes(groups));
+        Staged::ask(staged, p.w, row0, &arrival);
+    }
+    __syncthreads();
+    waitForPredecessor();
+    waitArrival(&arrival, 0);
+    float sums[kRows] = {};
+    Staged::dot(staged, groups, warp * 8, kWarps * 8, p.in.q, sums);
+    const float sum = sumRows(sums);
+    if (lane % (32 / kRows) == 0) parts[warp][lane / (32 / kRows)] = sum;
+    __syncthreads();
+    if (tid >= kRows) return;
+    const int row = row0 + tid;
+    float value = 0.0f;
+#pragma unroll
+    for (int w = 0; w < kWarps; w++) value += parts[w][tid];
+    value = value * WeightChunk<kType>::kFactor + (p.w.bias ? p.w.bias[row] : 0.0f);
+    if (p.accumulate) value += p.out[row];
+    p.out[row] = value;
+}
+
+/// Whether launched: rows must fill the blocks.
+template <DType kType, int kRows>
+bool launchStaged(const LinearParams& p, const Stream& stream) {
+    const int bytes = StagedRows<kType, kRows>::bytes(p.w.groups);
+    if (stream.computeCapability < 90 || p.w.rows % kRows != 0 || bytes > 36 * 1024) return false;
+    launch(stream, linearStaged<kType, kRows>, p.w.rows / kRows, kWarps * 32, bytes, p);
+    return true;
+}
+
 }  // namespace
 
 void launchLinear(const LinearParams& p, const Stream& stream) {
+    const bool q40 = p.w.dtype == DType::Q40;
+    if (q40 ? launchStaged<DType::Q40, 8>(p, stream) || launchStaged<DType::Q40, 4>(p, stream)
+            : launchStaged<DType::Q80, 8>(p, stream) || launchStaged<DType::Q80, 4>(p, stream))
+        return;
     const int grid = ceilDiv(p.w.rows, kWarps * kRowsOfWarp);
-    launch(stream, p.w.dtype == DType::Q40 ? linear<DType::Q40> : linear<DType::Q80>, grid, kWarps * 32, 0, p);
+    launch(stream, q40 ? linear<DType::Q40> : linear<DType::Q80>, grid, kWarps * 32, 0, p);
 }
 
 }  // namespace dllama::gpu
