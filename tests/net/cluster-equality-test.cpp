@@ -14,7 +14,8 @@ constexpr int kRankCounts[] = {2, 3, 4, 5, 8};
 constexpr double kLogitTolerance = 1e-3;
 constexpr double kSmallestMargin = 5e-3;
 /// Rounding to Q80 between the ranks, like any other order of sums before its Q40 products, moves the demo model's
-/// margins by 0.2 (root mean square) and by 0.72 at most over the 230 tokens of the golden prompts: closer ones may change places.
+/// margins by 0.2 (root mean square) and by 0.72 at most over the 230 tokens of the golden prompts: closer ones may
+/// change places.
 constexpr double kSmallestMarginQ80 = 0.75;
 constexpr double kPerplexityTolerance = 0.005;
 
