@@ -331,6 +331,9 @@ class CudaBackend final : public Backend {
 int CudaBackend::openDevice(int index) {
     int count = 0;
     const cudaError_t status = cudaGetDeviceCount(&count);
+    int driver = 0;
+    if (status == cudaErrorInsufficientDriver && cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0)
+        throw CudaError("no NVIDIA driver; --device cpu works without one");
     if (status == cudaErrorInsufficientDriver)
         throw CudaError("the NVIDIA driver is too old for this build (CUDA {}.{}); --device cpu works without it",
                         CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
