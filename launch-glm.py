@@ -29,12 +29,17 @@ import urllib.parse
 import urllib.request
 
 HOME = pathlib.Path(__file__).resolve().parent
+# An installed launcher (/usr/share/dllama) keeps what it makes with the user's files, a checkout's with the checkout.
+INSTALLED = not (HOME / "Makefile").exists()
+USER_DATA = pathlib.Path(os.environ.get("XDG_DATA_HOME", pathlib.Path.home() / ".local" / "share"))
+DATA = USER_DATA / "dllama" if INSTALLED else HOME
+VENV = DATA / ".venv"
 CONVERTER = HOME / "converter"
 DEFAULT_PORT = 9999
 DEFAULT_CONTEXT = 8192  # dllama's
 SPARE_BYTES = 512 << 20  # activations, the program, and something for everybody else
 BITS = {"q40": 4.5, "q80": 8.5, "f16": 16, "bf16": 16, "f32": 32}  # of a weight
-DEMO = HOME / "models" / "demo"
+DEMO = HOME / "demo" if INSTALLED else HOME / "models" / "demo"
 
 
 class LaunchError(Exception):
@@ -218,14 +223,14 @@ def converter_python(dry_run: bool = False) -> str:
     packages = [re.split(r"[<>=]", line)[0] for line in wanted.split()]
     if all(importlib.util.find_spec(package) for package in packages):
         return sys.executable
-    python = HOME / ".venv" / "bin" / "python"
+    python = VENV / "bin" / "python"
     # `make test` makes the same environment, with the tests' packages behind ours.
-    stamps = [HOME / ".venv" / "converter-requirements", HOME / ".venv" / "installed-requirements"]
+    stamps = [VENV / "converter-requirements", VENV / "installed-requirements"]
     if any(stamp.exists() and stamp.read_text().startswith(wanted.rstrip()) for stamp in stamps) or dry_run:
         return str(python)
-    say(f"first run: Python packages for the converter go to {HOME / '.venv'}: {' '.join(packages)}")
+    say(f"first run: Python packages for the converter go to {VENV}: {' '.join(packages)}")
     try:
-        subprocess.run([sys.executable, "-m", "venv", HOME / ".venv"], check=True)
+        subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
         install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*install, "-r", CONVERTER / "requirements.txt"], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -594,7 +599,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         if model:
             command.add_argument("name", metavar="NAME", help="a name of the list, demo, or OWNER/NAME on the hub")
         command.add_argument("--dry-run", action="store_true", help="print the commands instead of running them")
-        default = pathlib.Path(os.environ.get("DLLAMA_MODELS", HOME / "models"))
+        default = pathlib.Path(os.environ.get("DLLAMA_MODELS", DATA / "models"))
         command.add_argument("--models-dir", type=pathlib.Path, default=default, metavar="FOLDER", help=f"({default})")
         return command
 
