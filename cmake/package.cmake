@@ -8,6 +8,19 @@ install(DIRECTORY converter DESTINATION ${CMAKE_INSTALL_DATADIR}/dllama
 install(FILES README.md LICENSE CHANGELOG.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(DIRECTORY docs DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
+install(FILES cmake/bash-completion DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions RENAME dllama)
+
+# A man page out of --help, where help2man is installed.
+find_program(help2man_program help2man)
+if(help2man_program)
+    set(man_page ${CMAKE_BINARY_DIR}/dllama.1)
+    add_custom_command(OUTPUT ${man_page}
+        COMMAND ${help2man_program} --no-info --name ${PROJECT_DESCRIPTION} --output ${man_page} $<TARGET_FILE:dllama>
+        DEPENDS dllama VERBATIM)
+    add_custom_target(man ALL DEPENDS ${man_page})
+    install(FILES ${man_page} DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
+endif()
+
 set(CPACK_GENERATOR DEB)
 set(CPACK_PACKAGE_CONTACT "the dllama project")
 set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "${PROJECT_DESCRIPTION}")
