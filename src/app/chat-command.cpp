@@ -100,8 +100,12 @@ class Chat {
         if (insideThink) fmt::print("<think>");
         interrupt.clear();
         while (engine.running()) {
-            for (const TokenEvent& event : engine.step().events)
-                if (event.finish != Finish::StopToken) show(decoder.push(event.token));
+            try {
+                for (const TokenEvent& event : engine.step().events)
+                    if (event.finish != Finish::StopToken) show(decoder.push(event.token));
+            } catch (const Interrupted&) {
+                // In the middle of waiting for a lost worker; the next question tries again.
+            }
             if (!interrupt.raised()) continue;
             engine.cancel(sequence_);
             fmt::print(" 🛑");

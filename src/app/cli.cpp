@@ -193,6 +193,8 @@ void addWorker(CLI::App& app, int& exitCode) {
     command->add_flag("--insecure", o->insecure, "Serve anyone who connects, in plain text");
     command->add_option("--cache-dir", o->cacheDir, "Where received weights are kept; none: nowhere; ~/.cache/dllama")
         ->type_name("FOLDER");
+    command->add_option("--cache-size", o->cacheSizeMb, "What they may take, in MB; without it what the disk has")
+        ->type_name("MB");
     command->add_option("--model", o->model, "Read weights from this file if it is the root's model")
         ->type_name("FILE");
     command->add_option("--memory-limit", o->memoryLimitMb, "What this machine may use, in MB; without it what is free")
@@ -255,6 +257,9 @@ int runCli(int argc, char** argv) {
         return app.exit(asked);
     } catch (const CLI::ParseError& error) {
         return fail(describe(error, app, argc, argv));
+    } catch (const Interrupted&) {
+        fmt::print("🛑 Interrupted\n");
+        return 130;
     } catch (const std::bad_alloc&) {
         return fail("out of memory");
     } catch (const std::exception& error) {

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <sstream>
 
+#include "app/interrupt.hpp"
 #include "app/memory-bandwidth.hpp"
 #include "app/transfer-lines.hpp"
 #include "base/errors.hpp"
@@ -66,6 +67,7 @@ ClusterOptions clusterOptions(const ModelOptions& options, ThreadPool& pool, std
     if (flags.waitForWorkers < 0)
         throw ConfigError("--wait-for-workers is {}, must be 0 or more", flags.waitForWorkers);
     cluster.wait = std::chrono::seconds(flags.waitForWorkers);
+    cluster.interrupted = interruptRaised;
     cluster.log = [status](const std::string& line) {
         fmt::print(status, "⭕ {}\n", line);
         std::fflush(status);

@@ -100,6 +100,7 @@ struct WorkerFlags {
     std::string secretFile;
     bool insecure = false;
     std::string cacheDir;  // empty: the user's; "none": nothing is kept
+    size_t cacheSizeMb = 0;
     std::string model;
     size_t memoryLimitMb = 0;
     DeviceFlags device;

@@ -35,6 +35,7 @@ int runWorker(const WorkerFlags& flags) {
     if (flags.port < 0 || flags.port > 65535) throw ConfigError("--port is {}, must be from 1 to 65535", flags.port);
     options.nThreads = checkedThreads(flags.nThreads);
     options.cacheDir = flags.cacheDir == "none" ? "" : flags.cacheDir.empty() ? defaultCacheDir() : flags.cacheDir;
+    options.cacheLimit = uint64_t{flags.cacheSizeMb} << 20;
     options.modelPath = flags.model;
     options.memoryLimit = flags.memoryLimitMb << 20;
     {

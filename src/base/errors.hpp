@@ -43,6 +43,11 @@ struct PeerLost : Error {
     int rank;
 };
 
+/// The user wants no more of what is under way.
+struct Interrupted : Error {
+    using Error::Error;
+};
+
 [[noreturn]] inline void checkFailed(const char* condition, const char* file, int line) {
     fmt::print(stderr, "internal error: {} does not hold at {}:{}\n", condition, file, line);
     std::abort();

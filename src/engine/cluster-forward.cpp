@@ -132,6 +132,7 @@ void ClusterForward::connectControl(std::chrono::milliseconds wait, bool allRequ
                 link.failure = error.what();
                 return;
             }
+            if (options_.interrupted && options_.interrupted()) return;
             const std::chrono::duration<double> left = (link.busy ? busyPatience : patience) - Clock::now();
             if (left.count() <= 0.0) return;
             if (!told && Clock::now() - begin > kQuietLimit) {
@@ -150,6 +151,8 @@ void ClusterForward::connectControl(std::chrono::milliseconds wait, bool allRequ
         failures += fmt::format("{}{}", failures.empty() ? "" : "; ", link->failure);
         absent_ += fmt::format("{}{}", absent_.empty() ? "" : ", ", link->address.text());
     }
+    if (options_.interrupted && options_.interrupted())
+        throw Interrupted("interrupted while connecting to the workers");
     if (firstAbsent == 0) return;
     if (allRequired) throw PeerLost(firstAbsent, "{}", failures);
     options_.log(fmt::format("going on without {}", failures));

@@ -37,6 +37,8 @@ struct ClusterOptions {
     /// A worker that is silent for so long is lost.
     std::chrono::milliseconds silence{1500};
     Log log;
+    /// True when the user wants no more of this: an attempt to put the cluster together again ends.
+    std::function<bool()> interrupted;
     /// A node's weights on their way: called from several threads, one at a time for each rank.
     std::function<void(int rank, const std::string& node, size_t done, size_t total)> progress;
 };

@@ -235,7 +235,7 @@ std::unique_ptr<SliceStore> Worker::openStore(const Architecture& arch, const Cl
     const uint64_t key = slicesKey(setup.modelId, slices);
     const std::vector<TensorInfo> tensors = describeTensors(arch, setup.weightType, setup.exceptions);
     if (!options_.cacheDir.empty()) try {
-            return std::make_unique<SliceStore>(tensors, slices, key, options_.cacheDir);
+            return std::make_unique<SliceStore>(tensors, slices, key, options_.cacheDir, options_.cacheLimit);
         } catch (const ConfigError& error) {
             options_.log(fmt::format("the weights will not be kept for the next start: {}", error.what()));
         }

@@ -23,6 +23,8 @@ struct WorkerOptions {
     int nThreads = 1;
     /// Where received weights are kept for the next start; empty: nowhere.
     std::string cacheDir;
+    /// Bytes that the folder may take; 0: as much as the disk has.
+    uint64_t cacheLimit = 0;
     /// A model file to read slices from; empty: the root sends them.
     std::string modelPath;
     /// Bytes that this node may use; 0: what is free now.

@@ -11,6 +11,7 @@
 
 #include "base/errors.hpp"
 #include "format/model-layout.hpp"
+#include "net/cache-folder.hpp"
 #include "net/socket.hpp"
 
 namespace dllama {
@@ -48,8 +49,8 @@ uint64_t slicesKey(uint64_t modelId, const std::vector<TensorSlice>& slices) {
 }
 
 SliceStore::SliceStore(std::vector<TensorInfo> tensors, std::vector<TensorSlice> slices, uint64_t key,
-                       const std::string& cacheDir)
-    : tensors_(std::move(tensors)), key_(key) {
+                       const std::string& cacheDir, uint64_t cacheLimit)
+    : tensors_(std::move(tensors)), key_(key), cacheDir_(cacheDir), cacheLimit_(cacheLimit) {
     for (const TensorInfo& tensor : tensors_) infos_.emplace(tensor.name, &tensor);
     size_t offset = aligned(kFixedHeader + sizeof(uint64_t) * slices.size());
     slices_.reserve(slices.size());
@@ -69,7 +70,17 @@ SliceStore::SliceStore(std::vector<TensorInfo> tensors, std::vector<TensorSlice>
         if (openCached()) return;
         const Socket file(::open((path_ + ".part").c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
         if (file.fd() < 0) throw ConfigError("{}.part: {}", path_, std::strerror(errno));
-        if (const int failure = ::posix_fallocate(file.fd(), 0, static_cast<off_t>(mappedBytes_)); failure != 0) {
+        if (cacheLimit > 0) {
+            if (mappedBytes_ > cacheLimit) {
+                fs::remove(path_ + ".part", error);
+                throw ConfigError("{} MB of weights, the cache may have {} MB", mappedBytes_ >> 20, cacheLimit >> 20);
+            }
+            keepCacheWithin(cacheDir, cacheLimit - mappedBytes_);
+        }
+        int failure = 0;
+        do failure = ::posix_fallocate(file.fd(), 0, static_cast<off_t>(mappedBytes_));
+        while (failure == ENOSPC && dropOldestCached(cacheDir));
+        if (failure != 0) {
             fs::remove(path_ + ".part", error);
             throw ConfigError("{}.part: no room for {} MB: {}", path_, mappedBytes_ >> 20, std::strerror(failure));
         }
@@ -98,6 +109,7 @@ void SliceStore::map(int fd, bool writable) {
 bool SliceStore::openCached() {
     const Socket file(::open(path_.c_str(), O_RDONLY | O_CLOEXEC));
     if (file.fd() < 0 || ::lseek(file.fd(), 0, SEEK_END) != static_cast<off_t>(mappedBytes_)) return false;
+    touchCached(file.fd());
     map(file.fd(), false);
     uint64_t key = 0, count = 0;
     std::memcpy(&key, data_ + 8, 8);
@@ -132,6 +144,8 @@ void SliceStore::finish(const std::vector<uint64_t>& hashes) {
         std::error_code error;
         if (::msync(data_, mappedBytes_, MS_SYNC) == 0) fs::rename(path_ + ".part", path_, error);
         if (error) throw ConfigError("{}: {}", path_, error.message());
+        // Other workers of this machine may have filled the folder meanwhile.
+        if (cacheLimit_ > 0) keepCacheWithin(cacheDir_, cacheLimit_);
     }
     complete_ = true;
 }

@@ -24,9 +24,11 @@ std::vector<TensorInfo> describeTensors(const Architecture& arch, DType weightTy
 class SliceStore final : public TensorSource {
   public:
     /// `key` names the contents: model and slices. Without `cacheDir` everything stays in memory. Opens a complete
-    /// file of an earlier start if there is one and its hashes hold. Throws ConfigError if there is no room.
+    /// file of an earlier start if there is one and its hashes hold. Else makes room for a new one: files that were not
+    /// used for the longest time go where the disk is full, or where the folder would grow beyond `cacheLimit` bytes
+    /// (0: no limit). Throws ConfigError if there is no room.
     SliceStore(std::vector<TensorInfo> tensors, std::vector<TensorSlice> slices, uint64_t key,
-               const std::string& cacheDir);
+               const std::string& cacheDir, uint64_t cacheLimit = 0);
     ~SliceStore() override;
 
     bool complete() const { return complete_; }
@@ -60,6 +62,8 @@ class SliceStore final : public TensorSource {
     std::vector<Held> slices_;
     std::unordered_map<std::string_view, const Held*> helds_;
     uint64_t key_ = 0;
+    std::string cacheDir_;
+    uint64_t cacheLimit_ = 0;
     std::string path_;  // of the cache file; empty: memory only
     size_t totalBytes_ = 0;
     size_t mappedBytes_ = 0;

@@ -80,6 +80,36 @@ TEST_F(Transfer, DamagedCacheIsSentAnew) {
     EXPECT_GT(bytesOfStart({&worker}, demo), kMegabyte);
 }
 
+TEST_F(Transfer, TheLongestUnusedGoWhenTheCacheIsFull) {
+    // A worker alone with the root holds half of the model, about 6 MB; with another worker a third.
+    const auto start = [&](size_t nWorkers, uint64_t limit) {
+        std::vector<std::unique_ptr<WorkerThread>> workers;
+        std::vector<const WorkerThread*> pointers;
+        for (size_t i = 0; i < nWorkers; i++) {
+            WorkerOptions options = cached();
+            options.cacheLimit = limit;
+            workers.push_back(std::make_unique<WorkerThread>(std::move(options)));
+            pointers.push_back(workers.back().get());
+        }
+        return bytesOfStart(pointers, demo);
+    };
+    start(1, 0);
+    const fs::path first = cacheFiles().at(0);
+    const uint64_t bytes = fs::file_size(first);
+    start(2, 0);
+    ASSERT_EQ(cacheFiles().size(), 3u);
+    fs::last_write_time(first, fs::last_write_time(first) - std::chrono::hours(1));
+    start(3, 2 * bytes);  // three quarters of the size each
+    EXPECT_FALSE(fs::exists(first));
+    uint64_t total = 0;
+    for (const fs::path& file : cacheFiles()) total += fs::file_size(file);
+    EXPECT_LE(total, 2 * bytes);
+    // What is larger than the limit is not kept, and nothing goes for it.
+    const size_t before = cacheFiles().size();
+    EXPECT_GT(start(1, bytes / 2), kMegabyte);
+    EXPECT_EQ(cacheFiles().size(), before);
+}
+
 TEST_F(Transfer, CacheThatCannotBeWrittenIsDoneWithout) {
     std::ofstream(folder.file("cache")) << "a file where a folder should be";
     WorkerThread worker(cached());
