@@ -304,4 +304,21 @@ struct GatherParams {
 };
 void launchGather(const GatherParams& p, const Stream& stream);
 
+/// The best logits of each row: Backend::bestLogits.
+struct BestLogitsParams {
+    int rows, cols, k, firstToken;
+    const float* logits;        // (rows, cols)
+    const float* temperatures;  // (rows)
+    unsigned long long* keys;   // scratch, bestLogitsKeys() of them
+    float2* parts;              // scratch, bestLogitsParts() of them
+    int32_t* arrived;           // (rows) zeros, left as zeros
+    float* out;
+    int outCols;
+};
+size_t bestLogitsKeys(int rows, int cols);
+size_t bestLogitsParts(int rows, int cols);
+/// To 1,048,576 columns.
+bool canBestLogits(int cols, int k);
+void launchBestLogits(const BestLogitsParams& p, const Stream& stream);
+
 }  // namespace dllama::gpu
