@@ -44,7 +44,6 @@ class Decoder {
     void attentionBlock(const StepInputs& step, const LayerWeights& w, KvLayer& kv);
     void feedForwardBlock(const StepInputs& step, const LayerWeights& w, const Norm* nextNorm);
     void denseFfn(const StepInputs& step, const FfnWeights& w, Activations& hidden, bool accumulate);
-    void mixture(const StepInputs& step, const MoeWeights& w);
 
     const Architecture& arch_;
     const ShardPlan& plan_;

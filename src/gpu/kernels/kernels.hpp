@@ -258,9 +258,17 @@ struct RouteParams {
     int32_t* experts;
     float* weights;
 };
+/// Of up to so many tokens, the kernel behind it starts no earlier than `in` is there.
+constexpr int kFewRouted = 16;
 void launchRoute(const RouteParams& p, const Stream& stream);
 
-/// A token's experts one by one: gate, up and activation to `hidden`, then down.
+/// An FFN beside the routed experts, of their type and without biases.
+struct SharedExpert {
+    Weights gate, up, down;  // no rows: none
+    QuantRows hidden;        // (nTokens, ffn)
+};
+/// A token's experts one by one: gate, up and activation to `hidden`, then down. With a shared expert out is set and
+/// not added to; launchRoute of up to kFewRouted tokens must be what was launched before.
 struct ExpertsDecodeParams {
     int nTokens, topK;
     Rows in;
@@ -270,6 +278,7 @@ struct ExpertsDecodeParams {
     Rows hidden;  // (nTokens * topK, ffn)
     float* out;
     int outCols;
+    SharedExpert shared;  // quantised types only
 };
 void launchExpertsDecode(const ExpertsDecodeParams& p, const Stream& stream);
 
