@@ -35,6 +35,8 @@ enum class Scratch {
     Up,
     Logits,
     Arrived,
+    BestKeys,
+    BestParts,
     Partial,
     PartialStats,
     Hidden,
@@ -90,6 +92,7 @@ class CudaBackend final : public Backend {
     ~CudaBackend() override { cudaStreamSynchronize(stream_.handle); }
 
     std::string name() const override { return name_; }
+    bool isHost() const override { return false; }
 
     Activations allocateActivations(int maxRows, int cols, bool quantized) override {
         use();
@@ -255,6 +258,25 @@ class CudaBackend final : public Backend {
         if (step.nOutputs == 0) return;
         multiply(step.nOutputs, in, weightsOf(w), logits.f32, logits.cols, false);
         quantize(step.nOutputs, logits);
+    }
+
+    void bestLogits(const StepInputs& step, const Activations& logits, int firstToken, int k,
+                    Activations& out) override {
+        if (step.nOutputs == 0) return;
+        DLLAMA_CHECK(canBestLogits(logits.cols, k));
+        BestLogitsParams p{};
+        p.rows = step.nOutputs;
+        p.cols = logits.cols;
+        p.k = k;
+        p.firstToken = firstToken;
+        p.logits = logits.f32;
+        p.temperatures = step.outputTemperatures;
+        p.keys = scratch<unsigned long long>(Scratch::BestKeys, bestLogitsKeys(p.rows, p.cols));
+        p.parts = scratch<float2>(Scratch::BestParts, bestLogitsParts(p.rows, p.cols));
+        p.arrived = scratch<int32_t>(Scratch::Arrived, p.rows);
+        p.out = out.f32;
+        p.outCols = out.cols;
+        launchBestLogits(p, stream_);
     }
 
   private:
