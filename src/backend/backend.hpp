@@ -209,6 +209,13 @@ class Backend {
     /// out = softmax(q K^T / sqrt(headDim)) V over the first `visible` cached positions. (nTokens, nHeads * headDim)
     virtual void attention(const StepInputs& step, const Activations& qkv, const AttentionShape& shape,
                            const KvLayer& kv, Activations& out) = 0;
+    /// ropeStore() and then attention(). What qkv holds afterwards is the backend's business, which may do better than
+    /// one operation after the other.
+    virtual void attend(const StepInputs& step, Activations& qkv, const AttentionShape& shape, const Rope& rope,
+                        const Norm* qNorm, const Norm* kNorm, KvLayer& kv, Activations& out) {
+        ropeStore(step, qkv, shape, rope, qNorm, kNorm, kv);
+        attention(step, qkv, shape, kv, out);
+    }
     /// Router logits in the summation order of addNorm.
     virtual void route(const StepInputs& step, const Activations& in, const Router& router, Routing& routing) = 0;
     /// out += sum over a token's experts of weight * down(silu(gate in) * (up in)).

@@ -73,6 +73,11 @@ NormWeights normOf(const Norm& norm) {
     return {norm.weight.data, norm.bias.data, norm.eps, norm.kind == Norm::Kind::Layer};
 }
 
+/// Whether no two tokens are of one sequence.
+bool ofDifferentSequences(const Batch& batch) {
+    return std::adjacent_find(batch.sequences.begin(), batch.sequences.end()) == batch.sequences.end();
+}
+
 class CudaBackend final : public Backend {
   public:
     explicit CudaBackend(const CudaOptions& options)
@@ -220,6 +225,9 @@ class CudaBackend final : public Backend {
     void attention(const StepInputs& step, const Activations& qkv, const AttentionShape& shape, const KvLayer& kv,
                    Activations& out) override;
 
+    void attend(const StepInputs& step, Activations& qkv, const AttentionShape& shape, const Rope& rope,
+                const Norm* qNorm, const Norm* kNorm, KvLayer& kv, Activations& out) override;
+
     void route(const StepInputs& step, const Activations& in, const Router& router, Routing& routing) override {
         RouteParams p{};
         p.nTokens = step.nTokens;
@@ -330,6 +338,11 @@ class CudaBackend final : public Backend {
         p.w.dtype == DType::Q40 ? launchMatmulQ40(p, stream_) : launchMatmulQ80(p, stream_);
     }
     void multiply(int rows, const Activations& in, const Weights& w, float* out, int outCols, bool accumulate);
+    static RopeStoreParams ropeParams(const StepInputs& step, const Activations& qkv, const AttentionShape& shape,
+                                      const Rope& rope, const Norm* qNorm, const Norm* kNorm, const KvLayer& kv);
+    static AttentionParams attentionParams(const StepInputs& step, const Activations& qkv, const AttentionShape& shape,
+                                           const KvLayer& kv, const Activations& out);
+    void attentionOfFew(AttentionParams p);
     /// Few tokens' experts, and a shared one if it has rows.
     void fewExperts(const StepInputs& step, const Activations& in, const Routing& routing, const ExpertWeights& w,
                     const SharedExpert& shared, Activations& out);
@@ -386,9 +399,9 @@ void CudaBackend::run(const std::string& shape, const std::function<void()>& bod
     const StepInputs& step = inputs_.step();
     if (step.nTokens > kMaxGraphTokens) return body();
     // What kernels take from the batch as numbers, beside what the caller names.
-    const std::string key =
-        fmt::format("{}|{} {} {} {} {}", shape, step.nTokens, step.nSequences, step.nOutputs,
-                    std::bit_ceil(static_cast<unsigned>(step.maxVisible)), static_cast<int>(step.embeddingType));
+    const std::string key = fmt::format("{}|{} {} {} {} {} {}", shape, step.nTokens, step.nSequences, step.nOutputs,
+                                        std::bit_ceil(static_cast<unsigned>(step.maxVisible)),
+                                        static_cast<int>(step.embeddingType), ofDifferentSequences(*step.host));
     const auto found = graphs_.find(key);
     if (found == graphs_.end()) {
         running_.emplace();
@@ -497,8 +510,8 @@ void CudaBackend::ffnUp(const StepInputs& step, const Activations& in, const Mat
     launchGlu({rows, out.cols, gateOut, upOut, act, to}, stream_);
 }
 
-void CudaBackend::ropeStore(const StepInputs& step, Activations& qkv, const AttentionShape& shape, const Rope& rope,
-                            const Norm* qNorm, const Norm* kNorm, KvLayer& kv) {
+RopeStoreParams CudaBackend::ropeParams(const StepInputs& step, const Activations& qkv, const AttentionShape& shape,
+                                        const Rope& rope, const Norm* qNorm, const Norm* kNorm, const KvLayer& kv) {
     RopeStoreParams p{};
     p.nTokens = step.nTokens;
     p.maxBlocks = step.maxBlocks;
@@ -523,12 +536,11 @@ void CudaBackend::ropeStore(const StepInputs& step, Activations& qkv, const Atte
     p.ropePositions = step.ropePositions;
     p.sequences = step.sequences;
     p.blockTables = step.blockTables;
-    launchRopeStore(p, stream_);
-    quantize(step.nTokens, qkv);
+    return p;
 }
 
-void CudaBackend::attention(const StepInputs& step, const Activations& qkv, const AttentionShape& shape,
-                            const KvLayer& kv, Activations& out) {
+AttentionParams CudaBackend::attentionParams(const StepInputs& step, const Activations& qkv,
+                                             const AttentionShape& shape, const KvLayer& kv, const Activations& out) {
     AttentionParams p{};
     p.nTokens = step.nTokens;
     p.nSequences = step.nSequences;
@@ -549,12 +561,38 @@ void CudaBackend::attention(const StepInputs& step, const Activations& qkv, cons
     p.blockTables = step.blockTables;
     p.out = rowsOf(out);
     p.nSplits = 1;
+    return p;
+}
+
+void CudaBackend::ropeStore(const StepInputs& step, Activations& qkv, const AttentionShape& shape, const Rope& rope,
+                            const Norm* qNorm, const Norm* kNorm, KvLayer& kv) {
+    launchRopeStore(ropeParams(step, qkv, shape, rope, qNorm, kNorm, kv), stream_);
+    quantize(step.nTokens, qkv);
+}
+
+void CudaBackend::attention(const StepInputs& step, const Activations& qkv, const AttentionShape& shape,
+                            const KvLayer& kv, Activations& out) {
+    const AttentionParams p = attentionParams(step, qkv, shape, kv, out);
     if (step.nTokens >= kPrefillTokensOfSequence * step.nSequences && canAttentionPrefill(p, stream_))
         return launchAttentionPrefill(p, stream_);
     if (!canAttentionDecode(p, stream_)) return launchAttentionPlain(p, stream_);
+    attentionOfFew(p);
+}
+
+void CudaBackend::attend(const StepInputs& step, Activations& qkv, const AttentionShape& shape, const Rope& rope,
+                         const Norm* qNorm, const Norm* kNorm, KvLayer& kv, Activations& out) {
+    AttentionParams p = attentionParams(step, qkv, shape, kv, out);
+    p.turns = true;
+    p.rope = ropeParams(step, qkv, shape, rope, qNorm, kNorm, kv);
+    if (!ofDifferentSequences(*step.host) || !canAttentionDecode(p, stream_))
+        return Backend::attend(step, qkv, shape, rope, qNorm, kNorm, kv, out);
+    attentionOfFew(p);
+}
+
+void CudaBackend::attentionOfFew(AttentionParams p) {
     p.nSplits = attentionDecodeSplits(p, stream_);
-    const size_t results = static_cast<size_t>(step.nTokens) * shape.nHeads * p.nSplits;
-    p.partial = scratch<float>(Scratch::Partial, p.nSplits > 1 ? results * shape.headDim : 0);
+    const size_t results = static_cast<size_t>(p.nTokens) * p.nHeads * p.nSplits;
+    p.partial = scratch<float>(Scratch::Partial, p.nSplits > 1 ? results * p.headDim : 0);
     p.partialStats = scratch<float>(Scratch::PartialStats, p.nSplits > 1 ? results * 2 : 0);
     launchAttentionDecode(p, stream_);
 }

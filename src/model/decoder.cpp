@@ -108,8 +108,8 @@ void Decoder::gather(const Activations& from, std::span<const int> colsOfRank, s
 void Decoder::attentionBlock(const StepInputs& step, const LayerWeights& w, KvLayer& kv) {
     if (w.qkv) {
         backend_.linear(step, normed_, *w.qkv, qkv_);
-        backend_.ropeStore(step, qkv_, shape_, rope_, w.qNorm ? &*w.qNorm : nullptr, w.kNorm ? &*w.kNorm : nullptr, kv);
-        backend_.attention(step, qkv_, shape_, kv, context_);
+        backend_.attend(step, qkv_, shape_, rope_, w.qNorm ? &*w.qNorm : nullptr, w.kNorm ? &*w.kNorm : nullptr, kv,
+                        context_);
         backend_.linear(step, context_, *w.o, y_);
     } else {
         backend_.clear(step, y_);

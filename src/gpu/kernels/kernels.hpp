@@ -234,6 +234,10 @@ struct AttentionParams {
     int nSplits;
     float* partial;       // (nTokens, nHeads, nSplits, headDim)
     float* partialStats;  // (nTokens, nHeads, nSplits, 2): largest score, sum
+    /// The decode kernel does launchRopeStore's work too, but does not write q. Only where no two tokens are of one
+    /// sequence.
+    bool turns;
+    RopeStoreParams rope;
 };
 /// Any head size and cache type, one warp a query.
 void launchAttentionPlain(const AttentionParams& p, const Stream& stream);
