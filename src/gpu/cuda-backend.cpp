@@ -5,6 +5,7 @@
 #include <cstring>
 #include <map>
 #include <optional>
+#include <utility>
 
 #include "base/errors.hpp"
 #include "gpu/cuda-inputs.hpp"
@@ -91,6 +92,7 @@ class CudaBackend final : public Backend {
         stream_.computeCapability = properties.major * 10 + properties.minor;
         // Kernels also have a little static shared memory.
         stream_.sharedBytes = static_cast<int>(properties.sharedMemPerBlockOptin) - 1024;
+        stream_.l2Bytes = static_cast<size_t>(properties.l2CacheSize);
         stream_.overlap = properties.major >= 9;
         name_ = fmt::format("cuda:{} ({})", gpuIndex_, properties.name);
     }
@@ -214,6 +216,12 @@ class CudaBackend final : public Backend {
                 bool accumulate) override {
         multiply(step.nTokens, in, weightsOf(w), out.f32, out.cols, accumulate);
         quantize(step.nTokens, out);
+    }
+
+    void prefetchBehindNext(const Matrix& up, const Matrix* gate) override {
+        const Weights& w = weightsOf(up);
+        if (gate && isQuantized(w.dtype) && weightsOf(*gate).dtype == w.dtype)
+            ahead_ = aheadOfFfnUp(weightsOf(*gate), w, stream_);
     }
 
     void ffnUp(const StepInputs& step, const Activations& in, const Matrix* gate, const Matrix& up, Activation act,
@@ -365,6 +373,7 @@ class CudaBackend final : public Backend {
     std::map<std::string, Recording> graphs_;
     std::optional<Recording> running_;  // of the body that run() executes directly
     bool recording_ = false;
+    Ahead ahead_;  // for the next product
     DeviceMemory download_;
     size_t downloadBytes_ = 0;
 };
@@ -445,7 +454,7 @@ void CudaBackend::stage(int rows, const QuantRows& q, MatmulParams& p) {
 
 void CudaBackend::multiply(int rows, const Activations& in, const Weights& w, float* out, int outCols,
                            bool accumulate) {
-    LinearParams p{rows, rowsOf(in), w, out, outCols, accumulate};
+    LinearParams p{rows, rowsOf(in), w, out, outCols, accumulate, std::exchange(ahead_, {})};
     if (!isQuantized(w.dtype)) return launchLinearFloat(p, stream_);
     DLLAMA_CHECK(in.q80 != nullptr);
     if (rows == 1) return launchLinear(p, stream_);

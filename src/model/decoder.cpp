@@ -107,6 +107,7 @@ void Decoder::gather(const Activations& from, std::span<const int> colsOfRank, s
 /// x += attention(normed); normed = ffnNorm(x)
 void Decoder::attentionBlock(const StepInputs& step, const LayerWeights& w, KvLayer& kv) {
     if (w.qkv) {
+        if (w.ffn.up) backend_.prefetchBehindNext(*w.ffn.up, w.ffn.gate.get());
         backend_.linear(step, normed_, *w.qkv, qkv_);
         backend_.attend(step, qkv_, shape_, rope_, w.qNorm ? &*w.qNorm : nullptr, w.kNorm ? &*w.kNorm : nullptr, kv,
                         context_);

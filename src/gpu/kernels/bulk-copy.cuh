@@ -43,6 +43,22 @@ __device__ inline void waitArrival(Arrival* arrival, int turn) {
 #endif
 }
 
+/// One thread of each block asks for the block's share.
+__device__ inline void bringAhead(const Ahead& ahead) {
+#if __CUDA_ARCH__ >= 900
+#pragma unroll 1
+    for (int piece = static_cast<int>(blockIdx.x); piece < ahead.pieces; piece += static_cast<int>(gridDim.x)) {
+#pragma unroll
+        for (const Ahead::Array& array : ahead.arrays)
+            if (array.bytes > 0)
+                asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(
+                                 __cvta_generic_to_global(array.data + piece * array.stride)),
+                             "r"(array.bytes)
+                             : "memory");
+    }
+#endif
+}
+
 /// kRows rows of a matrix in shared memory: data, then scales.
 template <DType kType, int kRows>
 struct StagedRows {
