@@ -218,10 +218,18 @@ class CudaBackend final : public Backend {
         quantize(step.nTokens, out);
     }
 
-    void prefetchBehindNext(const Matrix& up, const Matrix* gate) override {
+    void prefetchBehindNext(const Matrix* gate, const Matrix& up, const Matrix& down) override {
         const Weights& w = weightsOf(up);
-        if (gate && isQuantized(w.dtype) && weightsOf(*gate).dtype == w.dtype)
-            ahead_ = aheadOfFfnUp(weightsOf(*gate), w, stream_);
+        if (!gate || !isQuantized(w.dtype) || weightsOf(*gate).dtype != w.dtype) return;
+        ahead_ = aheadOfFfnUp(weightsOf(*gate), w, stream_);
+        if (ahead_.pieces > 0 || gate->deviceBytes + up.deviceBytes + down.deviceBytes > stream_.l2Bytes / 2) return;
+        // All of it. What the pieces leave over is no loss.
+        constexpr int kPieces = 512;
+        const auto whole = [](const Matrix& m) {
+            const size_t bytes = m.deviceBytes / kPieces / 16 * 16;
+            return Ahead::Array{weightsOf(m).data, bytes, static_cast<uint32_t>(bytes)};
+        };
+        ahead_ = {kPieces, {whole(*gate), whole(up), whole(down)}};
     }
 
     void ffnUp(const StepInputs& step, const Activations& in, const Matrix* gate, const Matrix& up, Activation act,
