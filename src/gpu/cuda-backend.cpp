@@ -344,6 +344,11 @@ class CudaBackend final : public Backend {
     bool usesLibrary(int rows) const {
         return rows > 1 && rows >= options_.libraryRows && options_.halfProducts && !recording_;
     }
+    /// Nothing has to be widened here: it pays wherever steps are not recorded.
+    bool usesLibraryForFloats(int rows, DType dtype) const {
+        return LibraryProduct::takesFloats(dtype, stream_) && options_.halfProducts && !recording_ &&
+               (rows > kMaxGraphTokens || usesLibrary(rows));
+    }
     LibraryProduct& library() {
         if (!library_) library_ = std::make_unique<LibraryProduct>(stream_);
         return *library_;
@@ -463,6 +468,7 @@ void CudaBackend::stage(int rows, const QuantRows& q, MatmulParams& p) {
 void CudaBackend::multiply(int rows, const Activations& in, const Weights& w, float* out, int outCols,
                            bool accumulate) {
     LinearParams p{rows, rowsOf(in), w, out, outCols, accumulate, std::exchange(ahead_, {})};
+    if (usesLibraryForFloats(rows, w.dtype)) return library().multiplyFloats(rows, in.f32, w, out, outCols, accumulate);
     if (!isQuantized(w.dtype)) return launchLinearFloat(p, stream_);
     DLLAMA_CHECK(in.q80 != nullptr);
     if (rows == 1) return launchLinear(p, stream_);

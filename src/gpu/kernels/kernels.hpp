@@ -183,6 +183,16 @@ struct StageAllParams {
     Scaling* scaling;
 };
 void launchStageAll(const StageAllParams& p, const Stream& stream);
+/// The same of f32 rows, for F16 or BF16 weights as they are stored: the rounded rows, then as many rows of what the
+/// rounding has left, so that two products have nearly the precision of f32.
+struct StageFloatsParams {
+    int rows, cols, groups;
+    const float* in;  // (rows, cols)
+    DType dtype;
+    void* out;  // (2, rows, groups * 128) in dtype
+    Scaling* scaling;
+};
+void launchStageFloats(const StageFloatsParams& p, const Stream& stream);
 /// out[r][c] += bias[c]
 struct AddBiasParams {
     int rows, cols, outCols;
