@@ -23,13 +23,16 @@ __device__ inline void expectBytes(Arrival* arrival, uint32_t bytes) {
                  : "memory");
 #endif
 }
-/// 16-byte aligned, a multiple of 16 bytes.
+/// 16-byte aligned, a multiple of 16 bytes. What is read once is the first to leave the second cache, which keeps what
+/// bringAhead() asked for instead.
 __device__ inline void copyBulk(void* shared, const void* global, uint32_t bytes, Arrival* arrival) {
 #if __CUDA_ARCH__ >= 900
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                     sharedAddress(shared)),
-                 "l"(__cvta_generic_to_global(global)), "r"(bytes), "r"(sharedAddress(arrival))
-                 : "memory");
+    asm volatile(
+        "{\n.reg .b64 once;\ncreatepolicy.fractional.L2::evict_first.b64 once, 1.0;\n"
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], once;\n"
+        "}" ::"r"(sharedAddress(shared)),
+        "l"(__cvta_generic_to_global(global)), "r"(bytes), "r"(sharedAddress(arrival))
+        : "memory");
 #endif
 }
 /// Waits for the stretch number `turn` (0, 1, ...) of this place.
