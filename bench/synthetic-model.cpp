@@ -32,6 +32,15 @@ ModelConfig llama(int dim, int layers, int heads, int kvHeads, int ffn, int voca
     return c;
 }
 
+ModelConfig qwen3(int dim, int layers, int heads, int kvHeads, int ffn) {
+    ModelConfig c = llama(dim, layers, heads, kvHeads, ffn, 151936);
+    c.architecture = "qwen3";
+    c.headDim = c.rotaryDim = 128;
+    c.normEps = 1e-6f;
+    c.ropeTheta = 1e6;
+    return c;
+}
+
 ModelConfig glm4(int dim, int layers, int heads, int ffn) {
     ModelConfig c = llama(dim, layers, heads, 2, ffn, 151552);
     c.architecture = "glm4";
@@ -63,6 +72,7 @@ ModelConfig syntheticShape(const std::string& name) {
         {"llama-1.1b", llama(2048, 22, 32, 4, 5632, 32000)},
         {"llama-3b", llama(3072, 28, 24, 8, 8192, 32000)},
         {"llama-8b", llama(4096, 32, 32, 8, 14336, 128256)},
+        {"qwen3-14b", qwen3(5120, 40, 40, 8, 17408)},
         {"glm-4-9b", glm4(4096, 40, 32, 13696)},
         {"glm-4-32b", glm4(6144, 61, 48, 23040)},
         {"intellect-3", glm4moe(46)},

@@ -1,7 +1,7 @@
 # Sets DLLAMA_HAS_CUDA, and enables the language, as DLLAMA_CUDA asks (ON, OFF or AUTO: when a toolkit is found).
 
 set(DLLAMA_HAS_CUDA OFF)
-if(NOT DLLAMA_CUDA STREQUAL "OFF")
+if(DLLAMA_CUDA OR DLLAMA_CUDA STREQUAL "AUTO")
     find_program(nvcc_program nvcc HINTS ${CMAKE_CUDA_COMPILER} /usr/local/cuda/bin)
     if(nvcc_program)
         # Machine code for each generation from Turing to Blackwell, and PTX of the newest for what comes after.

@@ -26,14 +26,16 @@ def enter(network: str) -> None:
 
 
 def cores() -> list[int]:
-    """The CPUs that this process may use, siblings of one core side by side."""
+    """The CPUs that this process may use: one of each core first, then the cores' second hyper-threads."""
+    seen: dict[int, int] = {}
 
-    def core(cpu: int) -> tuple[int, int]:
+    def place(cpu: int) -> tuple[int, int]:
         siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        first = siblings.read_text().replace("-", ",").split(",")[0] if siblings.exists() else cpu
-        return int(first), cpu
+        core = int(siblings.read_text().replace("-", ",").split(",")[0]) if siblings.exists() else cpu
+        seen[core] = seen.get(core, -1) + 1
+        return seen[core], cpu
 
-    return sorted(os.sched_getaffinity(0), key=core)
+    return sorted(sorted(os.sched_getaffinity(0)), key=place)
 
 
 class Lan:

@@ -75,7 +75,7 @@ def start_workers(lan: Lan, program: Program, job: Job, hosts: int, folder: Path
         command = [*program.command(), "worker", "--host", lan.address(host), "--port", str(PORT)]
         command += ["--nthreads", str(job.threads), *program.flags]
         # Each of our workers reads its part of the file itself.
-        command += ["--model", str(job.model), "--cache-dir", "none"] if program.ours else []
+        command += ["--model", str(job.model), "--cache-dir", "none", "--device", "cpu"] if program.ours else []
         path = folder / f"worker-{host}.log"
         with path.open("wb") as log:
             workers[path] = lan.start(host, command, stdout=log, stderr=log)
@@ -93,6 +93,7 @@ def root_command(lan: Lan, program: Program, job: Job, hosts: int) -> list[str]:
     command = [*program.command(), "inference", "--model", str(job.model), "--tokenizer", str(job.tokenizer)]
     command += ["--prompt", text, "--steps", str(positions), "--temperature", "0", "--nthreads", str(job.threads)]
     command += ["--max-seq-len", str(positions + 8), "--buffer-float-type", "q80", *program.flags]
+    command += ["--device", "cpu"] if program.ours else []
     if hosts > 1:
         command += ["--workers", *(f"{lan.address(host)}:{PORT}" for host in range(1, hosts))]
     return command

@@ -2,11 +2,14 @@
 
 #include <fmt/format.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <set>
+#include <sstream>
 #include <thread>
 
 namespace dllama {
@@ -35,6 +38,48 @@ size_t availableMemory() {
         std::getline(file, unit);
     }
     return 0;
+}
+
+namespace {
+
+/// CPUs in a list such as "0-3,8-11".
+int countCpus(const std::string& list) {
+    int n = 0;
+    std::istringstream parts(list);
+    for (std::string part; std::getline(parts, part, ',');) {
+        int first = 0, last = 0;
+        const int found = std::sscanf(part.c_str(), "%d-%d", &first, &last);
+        n += found == 2 ? last - first + 1 : found;
+    }
+    return n;
+}
+
+std::string firstLine(const std::string& path) {
+    std::ifstream file(path);
+    std::string line;
+    std::getline(file, line);
+    return line;
+}
+
+}  // namespace
+
+size_t secondLevelCacheBytes() {
+    const std::string cpu = "/sys/devices/system/cpu/cpu0/";
+    for (int i = 0; i < 8; i++) {
+        const std::string cache = fmt::format("{}cache/index{}/", cpu, i);
+        if (firstLine(cache + "level") != "2") continue;
+        size_t size = 0;
+        char unit = 'K';
+        if (std::sscanf(firstLine(cache + "size").c_str(), "%zu%c", &size, &unit) < 1) break;
+        size <<= unit == 'M' ? 20 : 10;
+        const int threadsOfCore = std::max(1, countCpus(firstLine(cpu + "topology/thread_siblings_list")));
+        const int sharing = std::max(1, countCpus(firstLine(cache + "shared_cpu_list")));
+        return size * threadsOfCore / std::max(sharing, threadsOfCore);
+    }
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+    if (const long size = sysconf(_SC_LEVEL2_CACHE_SIZE); size > 0) return static_cast<size_t>(size);
+#endif
+    return size_t{256} << 10;
 }
 
 std::string programDirectory() {

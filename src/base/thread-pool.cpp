@@ -42,6 +42,7 @@ ThreadPool::ThreadPool(int nThreads) {
 }
 
 ThreadPool::~ThreadPool() {
+    finish();
     {
         std::lock_guard lock(mutex_);
         stopping_ = true;
@@ -60,7 +61,8 @@ void ThreadPool::call(int thread) {
     }
 }
 
-void ThreadPool::runErased(Function function, const void* context) {
+void ThreadPool::start(Function function, const void* context) {
+    finish();
     function_ = function;
     context_ = context;
     error_ = nullptr;
@@ -70,7 +72,9 @@ void ThreadPool::runErased(Function function, const void* context) {
         std::lock_guard lock(mutex_);
         wake_.notify_all();
     }
-    call(0);
+}
+
+void ThreadPool::waitForOthers() {
     const auto finished = [this] { return pending_.load() == 0; };
     if (!spin(finished)) {
         std::unique_lock lock(mutex_);
@@ -78,7 +82,21 @@ void ThreadPool::runErased(Function function, const void* context) {
         done_.wait(lock, finished);
         callerSleeps_ = false;
     }
+}
+
+void ThreadPool::runErased(Function function, const void* context) {
+    start(function, context);
+    call(0);
+    waitForOthers();
     if (error_) std::rethrow_exception(error_);
+}
+
+void ThreadPool::finish() {
+    if (!inBackground_) return;
+    hurry_ = true;
+    waitForOthers();
+    hurry_ = false;
+    inBackground_ = false;
 }
 
 void ThreadPool::work(int thread) {

@@ -49,8 +49,22 @@ class ThreadPool {
         });
     }
 
+    /// Lets the other threads call body(thread) while the caller goes on with something else. They are done when
+    /// finish() or the next run has returned; `body` must live until then, must not throw, and should return soon after
+    /// hurry() has become true.
+    template <typename Body>
+    void startOthers(const Body& body) {
+        start([](const void* context, int thread) { (*static_cast<const Body*>(context))(thread); }, &body);
+        inBackground_ = true;
+    }
+    /// True when somebody waits for what startOthers() began.
+    bool hurry() const { return hurry_.load(std::memory_order_relaxed); }
+    void finish();
+
   private:
     using Function = void (*)(const void* context, int thread);
+    void start(Function function, const void* context);
+    void waitForOthers();
     void runErased(Function function, const void* context);
     void work(int thread);
     void call(int thread);
@@ -66,6 +80,8 @@ class ThreadPool {
     std::atomic<int> sleepers_{0};
     std::atomic<bool> callerSleeps_{false};
     std::atomic<bool> stopping_{false};
+    std::atomic<bool> hurry_{false};
+    bool inBackground_ = false;
     std::mutex mutex_;
     std::condition_variable wake_;
     std::condition_variable done_;

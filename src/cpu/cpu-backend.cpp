@@ -14,6 +14,7 @@
 #include "cpu/cpu-work.hpp"
 #include "cpu/experts.hpp"
 #include "cpu/norms.hpp"
+#include "cpu/prefetcher.hpp"
 #include "tensor/blocks.hpp"
 
 namespace dllama {
@@ -37,7 +38,8 @@ struct ProductItems {
 
 class CpuBackend final : public Backend {
   public:
-    CpuBackend(ThreadPool& pool, Isa isa) : isa_(isa), work_{pool, kernelsOf(isa)} {}
+    CpuBackend(ThreadPool& pool, Isa isa)
+        : isa_(isa), work_{pool, kernelsOf(isa)}, prefetcher_(pool, work_.kernels.groupRows) {}
 
     std::string name() const override {
         const int n = work_.pool.nThreads();
@@ -148,10 +150,10 @@ class CpuBackend final : public Backend {
         checkInput(in, cpuMatrix(up));
         DLLAMA_CHECK(out.cols == up.rows);
         const auto activate = act == Activation::Silu ? work_.kernels.silu : work_.kernels.geluTanh;
-        // An item's outputs are one Q80 block of each input.
-        constexpr int kRows = 32;
+        constexpr int kRows = kFfnItemRows;
         const ProductItems items{up.rows, step.nTokens, kRows};
-        work_.forEach(items.count(), [&](int64_t item, int) {
+        const int64_t near = prefetcher_.take(cpuMatrix(up), kRows) * items.inputItems();
+        work_.forEachNear(items.count(), near, [&](int64_t item, int) {
             alignas(64) float gateValues[kMaxItemInputs * kRows], upValues[kMaxItemInputs * kRows];
             const int nRows = items.nRows(item);
             if (gate) multiplyItem(cpuMatrix(*gate), in, items, item, gateValues);
@@ -215,7 +217,18 @@ class CpuBackend final : public Backend {
         findBestLogits(work_, bestScratch_, step, logits, firstToken, k, out);
     }
 
+    void prefetch(const Matrix& next, const Matrix* beside) override {
+        const CpuMatrix& w = cpuMatrix(next);
+        prefetcher_.plan(w, beside ? &cpuMatrix(*beside) : nullptr, beside ? kFfnItemRows : productItemRows(w));
+    }
+
+    bool prefetchPiece() override { return prefetcher_.piece(); }
+
   private:
+    /// An item of ffnUp() computes one Q80 block of each input.
+    static constexpr int kFfnItemRows = 32;
+    int productItemRows(const CpuMatrix& w) const { return itemRows(w.rows, 16, work_.pool.nThreads()); }
+
     static void checkInput(const Activations& in, const CpuMatrix& w) {
         DLLAMA_CHECK(in.cols == w.cols && (in.q80 || !isQuantized(w.dtype)));
     }
@@ -233,8 +246,9 @@ class CpuBackend final : public Backend {
     void product(int nInputs, const Activations& in, const CpuMatrix& w, Activations& out, bool accumulate) {
         checkInput(in, w);
         DLLAMA_CHECK(out.cols == w.rows);
-        const ProductItems items{w.rows, nInputs, itemRows(w.rows, 16, work_.pool.nThreads())};
-        work_.forEach(items.count(), [&](int64_t item, int) {
+        const ProductItems items{w.rows, nInputs, productItemRows(w)};
+        const int64_t near = prefetcher_.take(w, items.rowsPerItem) * items.inputItems();
+        work_.forEachNear(items.count(), near, [&](int64_t item, int) {
             alignas(64) float values[kMaxItemInputs * kMaxItemRows];
             multiplyItem(w, in, items, item, values);
             const int nRows = items.nRows(item);
@@ -249,6 +263,7 @@ class CpuBackend final : public Backend {
 
     Isa isa_;
     CpuWork work_;
+    Prefetcher prefetcher_;
     StepInputs step_;
     AttentionScratch attentionScratch_;
     ExpertScratch expertScratch_;

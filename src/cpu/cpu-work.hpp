@@ -33,6 +33,38 @@ struct CpuWork {
             }
         });
     }
+
+    /// The same where thread t has the items [t * near, (t + 1) * near) in its own cache: it takes those first, then
+    /// its share of the rest, and helps the others out at last.
+    template <typename Body>
+    void forEachNear(int64_t n, int64_t near, const Body& body) const {
+        const int nThreads = pool.nThreads();
+        if (near == 0 || nThreads == 1 || nThreads > kMaxNearThreads) return forEach(n, body);
+        struct alignas(64) Range {
+            std::atomic<int64_t> next;
+            int64_t end;
+        };
+        Range ranges[kMaxNearThreads + 1];
+        for (int t = 0; t < nThreads; t++) {
+            ranges[t].next = t * near;
+            ranges[t].end = (t + 1) * near;
+        }
+        ranges[nThreads].next = nThreads * near;
+        ranges[nThreads].end = n;
+        pool.run([&](int thread) {
+            const auto take = [&](Range& range) {
+                for (;;) {
+                    const int64_t item = range.next.fetch_add(1, std::memory_order_relaxed);
+                    if (item >= range.end) return;
+                    body(item, thread);
+                }
+            };
+            take(ranges[thread]);
+            take(ranges[nThreads]);
+            for (int i = 1; i < nThreads; i++) take(ranges[(thread + i) % nThreads]);
+        });
+    }
+    static constexpr int kMaxNearThreads = 64;
 };
 
 /// Inputs that one call of a product takes at most; with up to kMaxItemRows rows its results fit a small buffer.

@@ -41,8 +41,9 @@ void sleepUntilReady(std::span<Transfer> transfers, std::vector<pollfd>& waiting
 
 }  // namespace
 
-void exchangeFrames(std::span<Transfer> transfers, Deadline deadline) {
+void exchangeFrames(std::span<Transfer> transfers, Deadline deadline, const std::function<bool()>& idle) {
     std::vector<pollfd> waiting;
+    bool idling = static_cast<bool>(idle);
     Deadline spinUntil = Clock::now() + kSpin;
     for (;;) {
         bool moved = false;
@@ -57,6 +58,11 @@ void exchangeFrames(std::span<Transfer> transfers, Deadline deadline) {
             if (!t.done()) unfinished = &t;
         }
         if (unfinished == nullptr) return;
+        if (!moved && idling) {
+            idling = idle();
+            spinUntil = Clock::now() + kSpin;
+            continue;
+        }
         const Clock::time_point now = Clock::now();
         if (moved) {
             spinUntil = now + kSpin;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -26,6 +27,8 @@ struct Transfer {
 /// Sends and receives all transfers side by side, so that no amount of data can block two ranks that send to each
 /// other. Spins for a short while, then sleeps until data comes. Throws PeerLost naming the rank that is gone or
 /// silent at the deadline, and ProtocolError for another frame than the expected one.
-void exchangeFrames(std::span<Transfer> transfers, Deadline deadline);
+///
+/// While it waits it calls idle(), something useful that takes a microsecond or so, as long as that returns true.
+void exchangeFrames(std::span<Transfer> transfers, Deadline deadline, const std::function<bool()>& idle = {});
 
 }  // namespace dllama

@@ -40,7 +40,8 @@ void TcpCommunicator::reduceOneShot(float* values, size_t n) {
     encodeWire(options_.wire, values, n, mine.data() + kFrameHeaderBytes);
     for (int r = 0; r < nRanks(); r++)
         if (r != rank()) inFrame(r, bytes);
-    meet(FrameType::Part, [&](int) { return mine; });
+    meet(
+        FrameType::Part, [&](int) { return mine; }, prefetch_);
 
     std::fill_n(values, n, 0.0f);
     for (int r = 0; r < nRanks(); r++)
@@ -56,7 +57,8 @@ void TcpCommunicator::reduceScatterGather(float* values, size_t n) {
         encodeWire(options_.wire, values + part.begin, part.size(), frame.data() + kFrameHeaderBytes);
         if (r != rank()) inFrame(r, wireBytes(options_.wire, own.size()));
     }
-    meet(FrameType::Part, [&](int r) { return std::span<std::byte>(out_[r]); });
+    meet(
+        FrameType::Part, [&](int r) { return std::span<std::byte>(out_[r]); }, prefetch_);
     std::fill_n(values + own.begin, own.size(), 0.0f);
     for (int r = 0; r < nRanks(); r++)
         addWire(options_.wire, (r == rank() ? out_[r] : in_[r]).data() + kFrameHeaderBytes, own.size(),
@@ -67,7 +69,8 @@ void TcpCommunicator::reduceScatterGather(float* values, size_t n) {
     encodeWire(options_.wire, values + own.begin, own.size(), sum.data() + kFrameHeaderBytes);
     for (int r = 0; r < nRanks(); r++)
         if (r != rank()) inFrame(r, wireBytes(options_.wire, partOf(r, n).size()));
-    meet(FrameType::Part, [&](int) { return sum; });
+    meet(
+        FrameType::Part, [&](int) { return sum; }, prefetch_);
     std::fill_n(values, n, 0.0f);
     for (int r = 0; r < nRanks(); r++) {
         const Part part = partOf(r, n);
@@ -189,7 +192,7 @@ std::span<std::byte> TcpCommunicator::inFrame(int rank, size_t payload) {
 }
 
 template <typename Out>
-void TcpCommunicator::meet(FrameType type, const Out& out) {
+void TcpCommunicator::meet(FrameType type, const Out& out, const std::function<bool()>& idle) {
     const uint32_t sequence = ++sequence_;
     transfers_.clear();
     // Starting behind oneself spreads the load: no rank is everybody's first.
@@ -205,7 +208,7 @@ void TcpCommunicator::meet(FrameType type, const Out& out) {
                               .expected = {options_.session, sequence, type, 0,
                                            static_cast<uint32_t>(in_[r].size() - kFrameHeaderBytes)}});
     }
-    exchangeFrames(transfers_, Clock::now() + options_.timeout);
+    exchangeFrames(transfers_, Clock::now() + options_.timeout, idle);
 }
 
 void TcpCommunicator::countCollective(Deadline begin) {

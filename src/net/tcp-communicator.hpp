@@ -72,7 +72,7 @@ class TcpCommunicator final : public Communicator {
     std::span<std::byte> inFrame(int rank, size_t payload);
     /// One frame to and from each peer; `out` gives the frame for a rank.
     template <typename Out>
-    void meet(FrameType type, const Out& out);
+    void meet(FrameType type, const Out& out, const std::function<bool()>& idle = {});
     void countCollective(Deadline begin);
     uint64_t totalSent() const;
     uint64_t totalReceived() const;
@@ -88,6 +88,7 @@ class TcpCommunicator final : public Communicator {
     std::vector<std::vector<std::byte>> out_, in_;
     std::vector<Transfer> transfers_;
     std::vector<float> values_;
+    const std::function<bool()> prefetch_ = [this] { return backend_.prefetchPiece(); };
 
     mutable std::mutex mutex_;
     uint64_t nCollectives_ = 0;
