@@ -193,8 +193,9 @@ class Backend {
     /// x = the batch's embedding rows as f32.
     virtual void embed(const StepInputs& step, Activations& x) = 0;
     /// Residual addition and norm. Bit-identical on every backend of the same kind of machine and on every CPU: sums
-    /// run over 32 lanes (value i belongs to lane i % 32) that are added pairwise (16 + 16, 8 + 8, ... 1 + 1), without
-    /// fused multiply-add, so that all ranks of a cluster keep the same residual and choose the same experts.
+    /// run over pieces of 256 values. A piece's value i belongs to lane i % 32; a lane adds its values of a piece in
+    /// order, then its sums of the pieces in order, and the lanes are added pairwise (16 + 16, 8 + 8, ... 1 + 1),
+    /// without fused multiply-add, so that all ranks of a cluster keep the same residual and choose the same experts.
     virtual void addNorm(const StepInputs& step, const AddNorm& op) = 0;
     /// out = W in + bias, or out += W in + bias. (nTokens, rows)
     virtual void linear(const StepInputs& step, const Activations& in, const Matrix& w, Activations& out,
