@@ -49,6 +49,7 @@ class Bench {
         shared_ = activations(std::max(32, share.shared.size()), true);
         y_ = activations(config.hiddenSize, false);
         logits_ = activations(share.vocabulary.size(), false);
+        best_ = activations(bestLogitsCols(kMaxBestLogits), false);
         if (config.isMixture()) routing_ = backend_->allocateRouting(1, config.nExpertsPerToken);
 
         batch_.nTokens = batch_.nSequences = 1;
@@ -57,6 +58,8 @@ class Bench {
         batch_.positions = batch_.ropePositions = {depth};
         batch_.visible = {depth + 1};
         batch_.sequences = batch_.outputRows = {0};
+        batch_.nBest = kMaxBestLogits;
+        batch_.outputTemperatures = {1.0f};
         batch_.embeddingType = DType::F32;
         batch_.embeddings.resize(static_cast<size_t>(config.hiddenSize) * sizeof(float));
     }
@@ -80,13 +83,9 @@ class Bench {
             backend_->linear(*step_, normed_, *w.qkv, qkv_);
             return true;
         });
-        op("rope and store", config_.nLayers, 0.0, [&](LayerWeights& w, KvLayer& kv) {
-            backend_->ropeStore(*step_, qkv_, shape_, rope_, w.qNorm ? &*w.qNorm : nullptr,
-                                w.kNorm ? &*w.kNorm : nullptr, kv);
-            return true;
-        });
-        op("attention", config_.nLayers, kvMb, [&](LayerWeights&, KvLayer& kv) {
-            backend_->attention(*step_, qkv_, shape_, kv, context_);
+        op("rope and attention", config_.nLayers, kvMb, [&](LayerWeights& w, KvLayer& kv) {
+            backend_->attend(*step_, qkv_, shape_, rope_, w.qNorm ? &*w.qNorm : nullptr, w.kNorm ? &*w.kNorm : nullptr,
+                             kv, context_);
             return true;
         });
         op("attention output", config_.nLayers, mb(weights_.layers[0].o.get()), [&](LayerWeights& w, KvLayer&) {
@@ -97,23 +96,31 @@ class Bench {
         const LayerWeights& last = weights_.layers.back();
         ffn("dense", first.ffn, hidden_, [](LayerWeights& w) -> FfnWeights* { return w.ffn.up ? &w.ffn : nullptr; });
         if (last.moe) {
-            ffn("shared", last.moe->shared, shared_,
-                [](LayerWeights& w) -> FfnWeights* { return w.moe ? &w.moe->shared : nullptr; });
-            op("router", moeLayers(), 4e-6 * config_.nRoutedExperts * config_.hiddenSize,
-               [&](LayerWeights& w, KvLayer&) {
-                   if (w.moe) backend_->route(*step_, normed_, w.moe->router, routing_);
-                   return w.moe.has_value();
-               });
+            const FfnWeights& shared = last.moe->shared;
             const double expertMb = 1e-6 * static_cast<double>(last.moe->experts->deviceBytes) *
                                     config_.nExpertsPerToken / config_.nRoutedExperts;
-            op("experts", moeLayers(), expertMb, [&](LayerWeights& w, KvLayer&) {
-                if (w.moe) backend_->experts(*step_, normed_, routing_, *w.moe->experts, y_);
-                return w.moe.has_value();
-            });
+            op("mixture", moeLayers(),
+               expertMb + mb(shared.gate.get()) + mb(shared.up.get()) + mb(shared.down.get()) +
+                   4e-6 * config_.nRoutedExperts * config_.hiddenSize,
+               [&](LayerWeights& w, KvLayer&) {
+                   if (w.moe) {
+                       const FfnWeights& beside = w.moe->shared;
+                       backend_->mixture(*step_, normed_,
+                                         {&w.moe->router, w.moe->experts.get(), beside.gate.get(), beside.up.get(),
+                                          beside.down.get()},
+                                         shared_, routing_, y_);
+                   }
+                   return w.moe.has_value();
+               });
         }
         op("head", 1, mb(weights_.head.get()), [&](LayerWeights& w, KvLayer&) {
             if (&w != &weights_.layers[0]) return false;
             backend_->head(*step_, normed_, *weights_.head, logits_);
+            return true;
+        });
+        op("best logits", 1, 4e-6 * static_cast<double>(logits_.cols), [&](LayerWeights& w, KvLayer&) {
+            if (&w != &weights_.layers[0]) return false;
+            backend_->bestLogits(*step_, logits_, 0, kMaxBestLogits, best_);
             return true;
         });
         fmt::print("| sum | | | | | {:.0f} |\n", total_);
@@ -173,7 +180,7 @@ class Bench {
     Weights weights_;
     std::vector<KvLayer> kv_;
     Rope rope_;
-    Activations x_, normed_, qkv_, context_, hidden_, shared_, y_, logits_;
+    Activations x_, normed_, qkv_, context_, hidden_, shared_, y_, logits_, best_;
     Routing routing_;
     Batch batch_;
     const StepInputs* step_ = nullptr;

@@ -137,6 +137,13 @@ struct Routing {
     DeviceMemory memory;
 };
 
+/// A layer of routed experts beside an FFN that every token passes through. Null pointers: not on this rank.
+struct Mixture {
+    const Router* router = nullptr;
+    const ExpertSet* experts = nullptr;
+    const Matrix *gate = nullptr, *up = nullptr, *down = nullptr;  // the shared experts'
+};
+
 /// x = base; x += post(y); out = next(x). Every pointer but x may be null: without `scaledBase` x keeps its value, else
 /// x = alpha * scaledBase; without `post` y is added as it is. `out` and `next` go together; `out` may be `scaledBase`.
 struct AddNorm {
@@ -186,8 +193,9 @@ class Backend {
     /// x = the batch's embedding rows as f32.
     virtual void embed(const StepInputs& step, Activations& x) = 0;
     /// Residual addition and norm. Bit-identical on every backend of the same kind of machine and on every CPU: sums
-    /// run over 32 lanes (value i belongs to lane i % 32) that are added pairwise (16 + 16, 8 + 8, ... 1 + 1), without
-    /// fused multiply-add, so that all ranks of a cluster keep the same residual and choose the same experts.
+    /// run over pieces of 256 values. A piece's value i belongs to lane i % 32; a lane adds its values of a piece in
+    /// order, then its sums of the pieces in order, and the lanes are added pairwise (16 + 16, 8 + 8, ... 1 + 1),
+    /// without fused multiply-add, so that all ranks of a cluster keep the same residual and choose the same experts.
     virtual void addNorm(const StepInputs& step, const AddNorm& op) = 0;
     /// out = W in + bias, or out += W in + bias. (nTokens, rows)
     virtual void linear(const StepInputs& step, const Activations& in, const Matrix& w, Activations& out,
@@ -202,11 +210,32 @@ class Backend {
     /// out = softmax(q K^T / sqrt(headDim)) V over the first `visible` cached positions. (nTokens, nHeads * headDim)
     virtual void attention(const StepInputs& step, const Activations& qkv, const AttentionShape& shape,
                            const KvLayer& kv, Activations& out) = 0;
+    /// ropeStore() and then attention(). What qkv holds afterwards is the backend's business, which may do better than
+    /// one operation after the other.
+    virtual void attend(const StepInputs& step, Activations& qkv, const AttentionShape& shape, const Rope& rope,
+                        const Norm* qNorm, const Norm* kNorm, KvLayer& kv, Activations& out) {
+        ropeStore(step, qkv, shape, rope, qNorm, kNorm, kv);
+        attention(step, qkv, shape, kv, out);
+    }
     /// Router logits in the summation order of addNorm.
     virtual void route(const StepInputs& step, const Activations& in, const Router& router, Routing& routing) = 0;
     /// out += sum over a token's experts of weight * down(silu(gate in) * (up in)).
     virtual void experts(const StepInputs& step, const Activations& in, const Routing& routing,
                          const ExpertSet& experts, Activations& out) = 0;
+    /// out = the shared experts' FFN (with silu) of `in` + the chosen experts'. `hidden` (of the shared FFN) and
+    /// `routing` are scratch. A backend may do better than one operation after the other.
+    virtual void mixture(const StepInputs& step, const Activations& in, const Mixture& m, Activations& hidden,
+                         Routing& routing, Activations& out) {
+        if (m.up) {
+            ffnUp(step, in, m.gate, *m.up, Activation::Silu, hidden);
+            linear(step, hidden, *m.down, out);
+        } else {
+            clear(step, out);
+        }
+        if (!m.experts) return;
+        route(step, in, *m.router, routing);
+        experts(step, in, routing, *m.experts, out);
+    }
     /// out row i = x row outputRows[i], for nOutputs rows.
     virtual void gatherOutputs(const StepInputs& step, const Activations& x, Activations& out) = 0;
     /// logits = W in for nOutputs rows. (nOutputs, rows)
@@ -223,6 +252,9 @@ class Backend {
     /// A hint: of all weights this matrix (and `beside`, if ffnUp() will read two at once) is read next, behind a
     /// meeting of the ranks. A backend may bring its beginning nearer meanwhile; results do not change.
     virtual void prefetch(const Matrix& /*next*/, const Matrix* /*beside*/ = nullptr) {}
+    /// A hint before linear(): after it little is read until this FFN is (`gate` may be null), so that a backend may
+    /// bring it nearer as soon as the product has its own weights.
+    virtual void prefetchBehindNext(const Matrix* /*gate*/, const Matrix& /*up*/, const Matrix& /*down*/) {}
     /// For whoever waits for other ranks: lets the backend's other threads begin with what prefetch() named, and does a
     /// microsecond's worth of it in this one. False when nothing is left to do here.
     virtual bool prefetchPiece() { return false; }

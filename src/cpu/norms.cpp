@@ -14,17 +14,27 @@ namespace {
 constexpr int kLanes = 32;
 using Lanes4 = float __attribute__((vector_size(16)));
 
-/// Sums term(i) over [0, n): term i goes to lane i % 32, and the lanes are added pairwise. termLanes(i) returns the
-/// terms i..i+3.
+/// Sums term(i) over [0, n) in the order of Backend::addNorm. termLanes(i) returns the terms i..i+3.
 template <typename TermLanes, typename Term>
 float laneSum(int n, const TermLanes& termLanes, const Term& term) {
+    constexpr int kPiece = 256;
     Lanes4 sums[kLanes / 4] = {};
-    int i = 0;
-    for (; i + kLanes <= n; i += kLanes)
-        for (int j = 0; j < kLanes / 4; j++) sums[j] += termLanes(i + 4 * j);
+    for (int begin = 0; begin < n; begin += kPiece) {
+        const int end = std::min(begin + kPiece, n);
+        Lanes4 piece[kLanes / 4] = {};
+        int i = begin;
+        for (; i + kLanes <= end; i += kLanes)
+            for (int j = 0; j < kLanes / 4; j++) piece[j] += termLanes(i + 4 * j);
+        if (i < end) {
+            float lanes[kLanes];
+            std::memcpy(lanes, piece, sizeof lanes);
+            for (; i < end; i++) lanes[i % kLanes] += term(i);
+            std::memcpy(piece, lanes, sizeof lanes);
+        }
+        for (int j = 0; j < kLanes / 4; j++) sums[j] += piece[j];
+    }
     float lanes[kLanes];
     std::memcpy(lanes, sums, sizeof lanes);
-    for (; i < n; i++) lanes[i % kLanes] += term(i);
     for (int width = kLanes / 2; width > 0; width /= 2)
         for (int lane = 0; lane < width; lane++) lanes[lane] += lanes[lane + width];
     return lanes[0];

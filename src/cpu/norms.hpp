@@ -11,7 +11,7 @@ void normalize(const Norm& norm, const float* x, float* out, int n);
 /// x += norm(y).
 void addNormalized(const Norm& norm, const float* y, float* x, int n);
 
-/// The product of two vectors, summed in 32 lanes.
+/// The product of two vectors, summed in the order of Backend::addNorm.
 float laneDot(const float* a, const float* b, int n);
 
 /// Chooses experts by their logits (nExperts), which are overwritten. `choice` has room for nExperts + nGroups values.

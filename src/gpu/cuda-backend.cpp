@@ -5,6 +5,7 @@
 #include <cstring>
 #include <map>
 #include <optional>
+#include <utility>
 
 #include "base/errors.hpp"
 #include "gpu/cuda-inputs.hpp"
@@ -25,7 +26,7 @@ constexpr size_t kMaxGraphs = 64;
 /// From this many rows on, matrices are multiplied as a prompt's; from this many tokens a sequence, attention is.
 constexpr int kPrefillRows = kMaxFewRows + 1, kPrefillTokensOfSequence = 8;
 /// Up to this many tokens, experts are read token by token.
-constexpr int kFewExpertTokens = 16;
+constexpr int kFewExpertTokens = kFewRouted;
 
 /// Scratch memory of operations, by what it holds. Grows in the first step of a shape, which is never recorded.
 enum class Scratch {
@@ -35,6 +36,8 @@ enum class Scratch {
     Up,
     Logits,
     Arrived,
+    BestKeys,
+    BestParts,
     Partial,
     PartialStats,
     Hidden,
@@ -71,6 +74,11 @@ NormWeights normOf(const Norm& norm) {
     return {norm.weight.data, norm.bias.data, norm.eps, norm.kind == Norm::Kind::Layer};
 }
 
+/// Whether no two tokens are of one sequence.
+bool ofDifferentSequences(const Batch& batch) {
+    return std::adjacent_find(batch.sequences.begin(), batch.sequences.end()) == batch.sequences.end();
+}
+
 class CudaBackend final : public Backend {
   public:
     explicit CudaBackend(const CudaOptions& options)
@@ -84,12 +92,14 @@ class CudaBackend final : public Backend {
         stream_.computeCapability = properties.major * 10 + properties.minor;
         // Kernels also have a little static shared memory.
         stream_.sharedBytes = static_cast<int>(properties.sharedMemPerBlockOptin) - 1024;
+        stream_.l2Bytes = static_cast<size_t>(properties.l2CacheSize);
         stream_.overlap = properties.major >= 9;
         name_ = fmt::format("cuda:{} ({})", gpuIndex_, properties.name);
     }
     ~CudaBackend() override { cudaStreamSynchronize(stream_.handle); }
 
     std::string name() const override { return name_; }
+    bool isHost() const override { return false; }
 
     Activations allocateActivations(int maxRows, int cols, bool quantized) override {
         use();
@@ -208,6 +218,20 @@ class CudaBackend final : public Backend {
         quantize(step.nTokens, out);
     }
 
+    void prefetchBehindNext(const Matrix* gate, const Matrix& up, const Matrix& down) override {
+        const Weights& w = weightsOf(up);
+        if (!gate || !isQuantized(w.dtype) || weightsOf(*gate).dtype != w.dtype) return;
+        ahead_ = aheadOfFfnUp(weightsOf(*gate), w, stream_);
+        if (ahead_.pieces > 0 || gate->deviceBytes + up.deviceBytes + down.deviceBytes > stream_.l2Bytes / 2) return;
+        // All of it. What the pieces leave over is no loss.
+        constexpr int kPieces = 512;
+        const auto whole = [](const Matrix& m) {
+            const size_t bytes = m.deviceBytes / kPieces / 16 * 16;
+            return Ahead::Array{weightsOf(m).data, bytes, static_cast<uint32_t>(bytes)};
+        };
+        ahead_ = {kPieces, {whole(*gate), whole(up), whole(down)}};
+    }
+
     void ffnUp(const StepInputs& step, const Activations& in, const Matrix* gate, const Matrix& up, Activation act,
                Activations& out) override;
 
@@ -216,6 +240,9 @@ class CudaBackend final : public Backend {
 
     void attention(const StepInputs& step, const Activations& qkv, const AttentionShape& shape, const KvLayer& kv,
                    Activations& out) override;
+
+    void attend(const StepInputs& step, Activations& qkv, const AttentionShape& shape, const Rope& rope,
+                const Norm* qNorm, const Norm* kNorm, KvLayer& kv, Activations& out) override;
 
     void route(const StepInputs& step, const Activations& in, const Router& router, Routing& routing) override {
         RouteParams p{};
@@ -240,6 +267,9 @@ class CudaBackend final : public Backend {
     void experts(const StepInputs& step, const Activations& in, const Routing& routing, const ExpertSet& experts,
                  Activations& out) override;
 
+    void mixture(const StepInputs& step, const Activations& in, const Mixture& m, Activations& hidden, Routing& routing,
+                 Activations& out) override;
+
     void gatherOutputs(const StepInputs& step, const Activations& x, Activations& out) override {
         if (step.nOutputs == 0) return;
         GatherParams p{step.nOutputs, step.outputRows, rowsOf(x), rowsOf(out)};
@@ -252,6 +282,25 @@ class CudaBackend final : public Backend {
         if (step.nOutputs == 0) return;
         multiply(step.nOutputs, in, weightsOf(w), logits.f32, logits.cols, false);
         quantize(step.nOutputs, logits);
+    }
+
+    void bestLogits(const StepInputs& step, const Activations& logits, int firstToken, int k,
+                    Activations& out) override {
+        if (step.nOutputs == 0) return;
+        DLLAMA_CHECK(canBestLogits(logits.cols, k));
+        BestLogitsParams p{};
+        p.rows = step.nOutputs;
+        p.cols = logits.cols;
+        p.k = k;
+        p.firstToken = firstToken;
+        p.logits = logits.f32;
+        p.temperatures = step.outputTemperatures;
+        p.keys = scratch<unsigned long long>(Scratch::BestKeys, bestLogitsKeys(p.rows, p.cols));
+        p.parts = scratch<float2>(Scratch::BestParts, bestLogitsParts(p.rows, p.cols));
+        p.arrived = scratch<int32_t>(Scratch::Arrived, p.rows);
+        p.out = out.f32;
+        p.outCols = out.cols;
+        launchBestLogits(p, stream_);
     }
 
   private:
@@ -295,6 +344,11 @@ class CudaBackend final : public Backend {
     bool usesLibrary(int rows) const {
         return rows > 1 && rows >= options_.libraryRows && options_.halfProducts && !recording_;
     }
+    /// Nothing has to be widened here: it pays wherever steps are not recorded.
+    bool usesLibraryForFloats(int rows, DType dtype) const {
+        return LibraryProduct::takesFloats(dtype, stream_) && options_.halfProducts && !recording_ &&
+               (rows > kMaxGraphTokens || usesLibrary(rows));
+    }
     LibraryProduct& library() {
         if (!library_) library_ = std::make_unique<LibraryProduct>(stream_);
         return *library_;
@@ -305,6 +359,14 @@ class CudaBackend final : public Backend {
         p.w.dtype == DType::Q40 ? launchMatmulQ40(p, stream_) : launchMatmulQ80(p, stream_);
     }
     void multiply(int rows, const Activations& in, const Weights& w, float* out, int outCols, bool accumulate);
+    static RopeStoreParams ropeParams(const StepInputs& step, const Activations& qkv, const AttentionShape& shape,
+                                      const Rope& rope, const Norm* qNorm, const Norm* kNorm, const KvLayer& kv);
+    static AttentionParams attentionParams(const StepInputs& step, const Activations& qkv, const AttentionShape& shape,
+                                           const KvLayer& kv, const Activations& out);
+    void attentionOfFew(AttentionParams p);
+    /// Few tokens' experts, and a shared one if it has rows.
+    void fewExperts(const StepInputs& step, const Activations& in, const Routing& routing, const ExpertWeights& w,
+                    const SharedExpert& shared, Activations& out);
     void groupedExperts(const StepInputs& step, const Activations& in, const Routing& routing, const ExpertWeights& w,
                         Activations& out);
 
@@ -324,6 +386,7 @@ class CudaBackend final : public Backend {
     std::map<std::string, Recording> graphs_;
     std::optional<Recording> running_;  // of the body that run() executes directly
     bool recording_ = false;
+    Ahead ahead_;  // for the next product
     DeviceMemory download_;
     size_t downloadBytes_ = 0;
 };
@@ -358,9 +421,9 @@ void CudaBackend::run(const std::string& shape, const std::function<void()>& bod
     const StepInputs& step = inputs_.step();
     if (step.nTokens > kMaxGraphTokens) return body();
     // What kernels take from the batch as numbers, beside what the caller names.
-    const std::string key =
-        fmt::format("{}|{} {} {} {} {}", shape, step.nTokens, step.nSequences, step.nOutputs,
-                    std::bit_ceil(static_cast<unsigned>(step.maxVisible)), static_cast<int>(step.embeddingType));
+    const std::string key = fmt::format("{}|{} {} {} {} {} {}", shape, step.nTokens, step.nSequences, step.nOutputs,
+                                        std::bit_ceil(static_cast<unsigned>(step.maxVisible)),
+                                        static_cast<int>(step.embeddingType), ofDifferentSequences(*step.host));
     const auto found = graphs_.find(key);
     if (found == graphs_.end()) {
         running_.emplace();
@@ -404,7 +467,8 @@ void CudaBackend::stage(int rows, const QuantRows& q, MatmulParams& p) {
 
 void CudaBackend::multiply(int rows, const Activations& in, const Weights& w, float* out, int outCols,
                            bool accumulate) {
-    LinearParams p{rows, rowsOf(in), w, out, outCols, accumulate};
+    LinearParams p{rows, rowsOf(in), w, out, outCols, accumulate, std::exchange(ahead_, {})};
+    if (usesLibraryForFloats(rows, w.dtype)) return library().multiplyFloats(rows, in.f32, w, out, outCols, accumulate);
     if (!isQuantized(w.dtype)) return launchLinearFloat(p, stream_);
     DLLAMA_CHECK(in.q80 != nullptr);
     if (rows == 1) return launchLinear(p, stream_);
@@ -469,8 +533,8 @@ void CudaBackend::ffnUp(const StepInputs& step, const Activations& in, const Mat
     launchGlu({rows, out.cols, gateOut, upOut, act, to}, stream_);
 }
 
-void CudaBackend::ropeStore(const StepInputs& step, Activations& qkv, const AttentionShape& shape, const Rope& rope,
-                            const Norm* qNorm, const Norm* kNorm, KvLayer& kv) {
+RopeStoreParams CudaBackend::ropeParams(const StepInputs& step, const Activations& qkv, const AttentionShape& shape,
+                                        const Rope& rope, const Norm* qNorm, const Norm* kNorm, const KvLayer& kv) {
     RopeStoreParams p{};
     p.nTokens = step.nTokens;
     p.maxBlocks = step.maxBlocks;
@@ -495,12 +559,11 @@ void CudaBackend::ropeStore(const StepInputs& step, Activations& qkv, const Atte
     p.ropePositions = step.ropePositions;
     p.sequences = step.sequences;
     p.blockTables = step.blockTables;
-    launchRopeStore(p, stream_);
-    quantize(step.nTokens, qkv);
+    return p;
 }
 
-void CudaBackend::attention(const StepInputs& step, const Activations& qkv, const AttentionShape& shape,
-                            const KvLayer& kv, Activations& out) {
+AttentionParams CudaBackend::attentionParams(const StepInputs& step, const Activations& qkv,
+                                             const AttentionShape& shape, const KvLayer& kv, const Activations& out) {
     AttentionParams p{};
     p.nTokens = step.nTokens;
     p.nSequences = step.nSequences;
@@ -521,12 +584,38 @@ void CudaBackend::attention(const StepInputs& step, const Activations& qkv, cons
     p.blockTables = step.blockTables;
     p.out = rowsOf(out);
     p.nSplits = 1;
+    return p;
+}
+
+void CudaBackend::ropeStore(const StepInputs& step, Activations& qkv, const AttentionShape& shape, const Rope& rope,
+                            const Norm* qNorm, const Norm* kNorm, KvLayer& kv) {
+    launchRopeStore(ropeParams(step, qkv, shape, rope, qNorm, kNorm, kv), stream_);
+    quantize(step.nTokens, qkv);
+}
+
+void CudaBackend::attention(const StepInputs& step, const Activations& qkv, const AttentionShape& shape,
+                            const KvLayer& kv, Activations& out) {
+    const AttentionParams p = attentionParams(step, qkv, shape, kv, out);
     if (step.nTokens >= kPrefillTokensOfSequence * step.nSequences && canAttentionPrefill(p, stream_))
         return launchAttentionPrefill(p, stream_);
     if (!canAttentionDecode(p, stream_)) return launchAttentionPlain(p, stream_);
+    attentionOfFew(p);
+}
+
+void CudaBackend::attend(const StepInputs& step, Activations& qkv, const AttentionShape& shape, const Rope& rope,
+                         const Norm* qNorm, const Norm* kNorm, KvLayer& kv, Activations& out) {
+    AttentionParams p = attentionParams(step, qkv, shape, kv, out);
+    p.turns = true;
+    p.rope = ropeParams(step, qkv, shape, rope, qNorm, kNorm, kv);
+    if (!ofDifferentSequences(*step.host) || !canAttentionDecode(p, stream_))
+        return Backend::attend(step, qkv, shape, rope, qNorm, kNorm, kv, out);
+    attentionOfFew(p);
+}
+
+void CudaBackend::attentionOfFew(AttentionParams p) {
     p.nSplits = attentionDecodeSplits(p, stream_);
-    const size_t results = static_cast<size_t>(step.nTokens) * shape.nHeads * p.nSplits;
-    p.partial = scratch<float>(Scratch::Partial, p.nSplits > 1 ? results * shape.headDim : 0);
+    const size_t results = static_cast<size_t>(p.nTokens) * p.nHeads * p.nSplits;
+    p.partial = scratch<float>(Scratch::Partial, p.nSplits > 1 ? results * p.headDim : 0);
     p.partialStats = scratch<float>(Scratch::PartialStats, p.nSplits > 1 ? results * 2 : 0);
     launchAttentionDecode(p, stream_);
 }
@@ -535,23 +624,50 @@ void CudaBackend::experts(const StepInputs& step, const Activations& in, const R
                           const ExpertSet& experts, Activations& out) {
     const ExpertWeights& w = static_cast<const CudaExperts&>(experts).weights;
     if (w.gate.rows == 0) return;  // all experts are other ranks'
-    if (step.nTokens > kFewExpertTokens && usesMatmul(kPrefillRows, w.gate.dtype)) {
+    if (step.nTokens > kFewExpertTokens && usesMatmul(kPrefillRows, w.gate.dtype))
         groupedExperts(step, in, routing, w, out);
-    } else {
-        const int pairs = step.nTokens * routing.topK, ffn = w.gate.rows;
-        ExpertsDecodeParams p{step.nTokens,    routing.topK, rowsOf(in), w,       routing.experts,
-                              routing.weights, {},           out.f32,    out.cols};
-        p.hidden.cols = ffn;
-        if (isQuantized(w.gate.dtype)) {
-            p.hidden.q.groups = w.down.groups;
-            p.hidden.q.values = scratch<int8_t>(Scratch::HiddenQ80, size_t(pairs) * w.down.groups * kGroup);
-            p.hidden.q.scales = scratch<float>(Scratch::HiddenScales, size_t(pairs) * w.down.groups * 4);
-        } else {
-            p.hidden.f32 = scratch<float>(Scratch::Hidden, size_t(pairs) * ffn);
-        }
-        launchExpertsDecode(p, stream_);
-    }
+    else
+        fewExperts(step, in, routing, w, {}, out);
     quantize(step.nTokens, out);
+}
+
+void CudaBackend::mixture(const StepInputs& step, const Activations& in, const Mixture& m, Activations& hidden,
+                          Routing& routing, Activations& out) {
+    const ExpertWeights none, &w = m.experts ? static_cast<const CudaExperts&>(*m.experts).weights : none;
+    const auto alike = [](const Matrix& shared, const Weights& routed) {
+        const Weights& s = weightsOf(shared);
+        return s.dtype == routed.dtype && !s.bias;
+    };
+    if (step.nTokens > kFewRouted || w.gate.rows == 0 || !isQuantized(w.gate.dtype) || !m.gate ||
+        !alike(*m.gate, w.gate) || !alike(*m.up, w.up) || !alike(*m.down, w.down))
+        return Backend::mixture(step, in, m, hidden, routing, out);
+    route(step, in, *m.router, routing);
+    fewExperts(step, in, routing, w, {weightsOf(*m.gate), weightsOf(*m.up), weightsOf(*m.down), rowsOf(hidden).q}, out);
+    quantize(step.nTokens, out);
+}
+
+void CudaBackend::fewExperts(const StepInputs& step, const Activations& in, const Routing& routing,
+                             const ExpertWeights& w, const SharedExpert& shared, Activations& out) {
+    const int pairs = step.nTokens * routing.topK, ffn = w.gate.rows;
+    ExpertsDecodeParams p{};
+    p.nTokens = step.nTokens;
+    p.topK = routing.topK;
+    p.in = rowsOf(in);
+    p.w = w;
+    p.experts = routing.experts;
+    p.weights = routing.weights;
+    p.hidden.cols = ffn;
+    if (isQuantized(w.gate.dtype)) {
+        p.hidden.q.groups = w.down.groups;
+        p.hidden.q.values = scratch<int8_t>(Scratch::HiddenQ80, size_t(pairs) * w.down.groups * kGroup);
+        p.hidden.q.scales = scratch<float>(Scratch::HiddenScales, size_t(pairs) * w.down.groups * 4);
+    } else {
+        p.hidden.f32 = scratch<float>(Scratch::Hidden, size_t(pairs) * ffn);
+    }
+    p.out = out.f32;
+    p.outCols = out.cols;
+    p.shared = shared;
+    launchExpertsDecode(p, stream_);
 }
 
 void CudaBackend::groupedExperts(const StepInputs& step, const Activations& in, const Routing& routing,

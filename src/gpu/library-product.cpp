@@ -46,17 +46,33 @@ void LibraryProduct::stage(int rows, const QuantRows& in) {
 }
 
 void LibraryProduct::multiply(int rows, const Weights& w, float* out, int outCols, bool accumulate) {
-    const int cols = w.groups * kGroup;
-    __half* weights = grow(weights_, weightsHave_, static_cast<size_t>(w.rows) * cols);
+    __half* weights = grow(weights_, weightsHave_, static_cast<size_t>(w.rows) * w.groups * kGroup);
     launchWidenWeights({w, weights}, stream_);
+    product(rows, w, weights, rows_.get(), CUDA_R_16F, out, outCols, accumulate);
+    if (w.bias) launchAddBias({rows, w.rows, outCols, w.bias, out}, stream_);
+}
+
+void LibraryProduct::multiplyFloats(int rows, const float* in, const Weights& w, float* out, int outCols,
+                                    bool accumulate) {
+    const size_t values = static_cast<size_t>(rows) * w.groups * kGroup;
+    __half* to = grow(rows_, rowsHave_, 2 * values);
+    launchStageFloats({rows, w.cols, w.groups, in, w.dtype, to, reinterpret_cast<Scaling*>(scaling_.get())}, stream_);
+    const cudaDataType_t type = w.dtype == DType::BF16 ? CUDA_R_16BF : CUDA_R_16F;
+    product(rows, w, w.data, to, type, out, outCols, accumulate);
+    product(rows, w, w.data, to + values, type, out, outCols, true);
+    if (w.bias) launchAddBias({rows, w.rows, outCols, w.bias, out}, stream_);
+}
+
+/// out (+)= in weights^T, both (.., groups * 128) of `type`.
+void LibraryProduct::product(int rows, const Weights& w, const void* weights, const void* in, cudaDataType_t type,
+                             float* out, int outCols, bool accumulate) {
+    const int cols = w.groups * kGroup;
     const auto* undo = &reinterpret_cast<const Scaling*>(scaling_.get())->undo;
     const auto* keep = reinterpret_cast<const float*>(ones_.get()) + (accumulate ? 1 : 0);
     // cuBLAS counts columns first: its (w.rows, rows) result is ours row by row.
-    check(cublasGemmEx(handle_.get(), CUBLAS_OP_T, CUBLAS_OP_N, w.rows, rows, cols, undo, weights, CUDA_R_16F, cols,
-                       rows_.get(), CUDA_R_16F, cols, keep, out, CUDA_R_32F, outCols, CUBLAS_COMPUTE_32F,
-                       CUBLAS_GEMM_DEFAULT),
+    check(cublasGemmEx(handle_.get(), CUBLAS_OP_T, CUBLAS_OP_N, w.rows, rows, cols, undo, weights, type, cols, in, type,
+                       cols, keep, out, CUDA_R_32F, outCols, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
           "cuBLAS");
-    if (w.bias) launchAddBias({rows, w.rows, outCols, w.bias, out}, stream_);
 }
 
 }  // namespace dllama::gpu

@@ -9,8 +9,8 @@
 
 namespace dllama::gpu {
 
-/// Products of many rows by cuBLAS: the weights become f16 first, which pays from some hundred rows on. Sums are f32.
-/// Not for steps that are recorded.
+/// Products of many rows by cuBLAS: quantised weights become f16 first, which pays from some hundred rows on. Sums are
+/// f32. Not for steps that are recorded.
 class LibraryProduct {
   public:
     explicit LibraryProduct(const Stream& stream);
@@ -20,7 +20,16 @@ class LibraryProduct {
     /// out (rows, outCols) = rows W^T + bias, or += .
     void multiply(int rows, const Weights& w, float* out, int outCols, bool accumulate);
 
+    /// Whether multiplyFloats() takes weights of this type.
+    static bool takesFloats(DType dtype, const Stream& stream) {
+        return dtype == DType::F16 || (dtype == DType::BF16 && stream.computeCapability >= 80);
+    }
+    /// The same with f32 rows, each as the sum of two of the weights' type.
+    void multiplyFloats(int rows, const float* in, const Weights& w, float* out, int outCols, bool accumulate);
+
   private:
+    void product(int rows, const Weights& w, const void* weights, const void* in, cudaDataType_t type, float* out,
+                 int outCols, bool accumulate);
     __half* grow(DeviceMemory& memory, size_t& have, size_t values);
 
     using Handle = std::unique_ptr<cublasContext, cublasStatus_t (*)(cublasHandle_t)>;

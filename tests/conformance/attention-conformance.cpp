@@ -200,6 +200,62 @@ TEST_P(Conformance, RopeStoreAndAttention) {
     }
 }
 
+TEST_P(Conformance, AttendIsRopeStoreAndAttention) {
+    // The last token of each sequence through attend(), then once more through attention(), which finds in the cache
+    // what attend() has stored.
+    for (const AttentionCase& c : kCases) {
+        SCOPED_TRACE(c.name);
+        const AttentionShape& shape = c.shape;
+        const int width = shape.qkvCols(), outWidth = shape.nHeads * shape.headDim;
+        const History history = makeHistory(c, random_);
+        const Batch& all = history.batch;
+        const std::vector<float> values = randoms(static_cast<size_t>(all.nTokens) * width);
+        std::vector<float> weight = randoms(shape.headDim, 0.2f);
+        for (float& w : weight) w += 1.0f;
+        std::vector<int> before, last;
+        for (int t = 0; t < all.nTokens; t++) {
+            const bool isLast = t + 1 == all.nTokens || all.sequences[t + 1] != all.sequences[t];
+            (isLast ? last : before).push_back(t);
+        }
+        const auto run = [&](Backend& backend, int first, int count) {
+            const Rope rope = makeRope(backend, c);
+            Norm norm;
+            norm.weight = backend.uploadVector(weight.data(), shape.headDim);
+            const Norm* used = c.norms ? &norm : nullptr;
+            KvLayer kv = backend.allocateKvLayer(c.cache, static_cast<int>(all.blockTables.size()), shape.nKvHeads,
+                                                 shape.headDim);
+            const auto n = static_cast<int>(before.size());
+            if (n > 0) {
+                const Batch earlier = pick(all, before, 0, n);
+                Activations whole = upload(backend, n, width, rowsOf(values, width, before, 0, n).data(), false);
+                backend.ropeStore(backend.upload(earlier), whole, shape, rope, used, used, kv);
+            }
+            const Batch batch = pick(all, last, first, count);
+            const StepInputs& step = backend.upload(batch);
+            const std::vector<float> rows = rowsOf(values, width, last, first, count);
+            Activations qkv = upload(backend, count, width, rows.data(), false);
+            Activations out = poisoned(backend, count, outWidth, outWidth % 32 == 0);
+            backend.attend(step, qkv, shape, rope, used, used, kv, out);
+            const std::vector<float> attended = download(backend, out, count);
+
+            // The same query, rotated, without a store.
+            KvLayer other = backend.allocateKvLayer(c.cache, static_cast<int>(all.blockTables.size()), shape.nKvHeads,
+                                                    shape.headDim);
+            Activations again = upload(backend, count, width, rows.data(), false);
+            backend.ropeStore(step, again, shape, rope, used, used, other);
+            backend.attention(step, again, shape, kv, out);
+            const std::vector<float> found = download(backend, out, count);
+            std::vector<float> result;
+            for (int t = 0; t < count; t++) {
+                result.insert(result.end(), attended.begin() + t * outWidth, attended.begin() + (t + 1) * outWidth);
+                result.insert(result.end(), found.begin() + t * outWidth, found.begin() + (t + 1) * outWidth);
+            }
+            return result;
+        };
+        check(run, static_cast<int>(last.size()), c.cache == DType::F16 ? 1e-3 : 3e-5);
+    }
+}
+
 TEST_P(Conformance, StoringTokenByTokenFillsTheSameCache) {
     const AttentionCase c{.name = "", .shape = heads(8, 2, 64, 4), .norms = true, .lengths = {40}, .queries = {1}};
     const History history = makeHistory(c, random_);

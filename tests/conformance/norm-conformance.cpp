@@ -1,5 +1,7 @@
 // embed, clear, addNorm.
 
+#include <algorithm>
+
 #include "ops-conformance.hpp"
 #include "tensor/blocks.hpp"
 
@@ -7,10 +9,14 @@ namespace dllama {
 
 namespace {
 
-/// The sum of 32 lanes, as the contract of addNorm orders it.
+/// The sum as the contract of addNorm orders it.
 float sumInLanes(const std::vector<float>& terms) {
     float lanes[32] = {};
-    for (size_t i = 0; i < terms.size(); i++) lanes[i % 32] += terms[i];
+    for (size_t begin = 0; begin < terms.size(); begin += 256) {
+        float piece[32] = {};
+        for (size_t i = begin; i < std::min(begin + 256, terms.size()); i++) piece[i % 32] += terms[i];
+        for (int lane = 0; lane < 32; lane++) lanes[lane] += piece[lane];
+    }
     for (int width = 16; width > 0; width /= 2)
         for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
     return lanes[0];

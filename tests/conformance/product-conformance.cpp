@@ -235,6 +235,59 @@ TEST_P(Conformance, Experts) {
     }
 }
 
+TEST_P(Conformance, Mixture) {
+    // A shared FFN of the experts' type, or of another one, and of another width.
+    for (const DType type : kTypes) {
+        for (const DType sharedType : {type, DType::Q80}) {
+            for (const int nTokens : {1, 5, 40}) {
+                const int nExperts = 8, topK = 3, dim = 160, ffDim = 96, sharedDim = 224;
+                SCOPED_TRACE(std::string(dtypeName(type)) + " beside " + dtypeName(sharedType) + ", " +
+                             std::to_string(nTokens) + " tokens");
+                std::vector<ExpertSpec> specs(nExperts);
+                for (int e = 0; e < nExperts; e++) {
+                    if (e == 5) continue;  // another rank's
+                    const std::string name = std::to_string(e);
+                    specs[e] = {{{addTensor("gate" + name, type, ffDim, dim, 0.3f)}, {}},
+                                {{addTensor("up" + name, type, ffDim, dim, 0.3f)}, {}},
+                                {{addTensor("down" + name, type, dim, ffDim)}, {}}};
+                }
+                const TensorSlice gate = addTensor("gate", sharedType, sharedDim, dim, 0.3f),
+                                  up = addTensor("up", sharedType, sharedDim, dim, 0.3f),
+                                  down = addTensor("down", sharedType, dim, sharedDim);
+                const std::vector<float> routerWeight = randoms(static_cast<size_t>(nExperts) * dim, 0.3f);
+                const std::vector<float> in = randoms(static_cast<size_t>(nTokens) * dim);
+                for (const bool hasShared : {true, false}) {
+                    for (const bool hasExperts : {true, false}) {
+                        check(
+                            [&](Backend& backend, int first, int count) {
+                                const Batch batch = plainBatch(count);
+                                const StepInputs& step = backend.upload(batch);
+                                Router router;
+                                router.nExperts = nExperts;
+                                router.topK = topK;
+                                router.weight = backend.uploadVector(routerWeight.data(), nExperts * dim);
+                                Routing routing = backend.allocateRouting(count, topK);
+                                const auto set = backend.loadExperts(source_, specs);
+                                const auto gateMatrix = loadMatrix(backend, source_, {gate}),
+                                           upMatrix = loadMatrix(backend, source_, {up}),
+                                           downMatrix = loadMatrix(backend, source_, {down});
+                                Mixture m{&router, hasExperts ? set.get() : nullptr};
+                                if (hasShared)
+                                    m.gate = gateMatrix.get(), m.up = upMatrix.get(), m.down = downMatrix.get();
+                                const Activations x = upload(backend, count, dim, in.data() + first * dim, true);
+                                Activations hidden = poisoned(backend, count, sharedDim, true);
+                                Activations out = poisoned(backend, count, dim, false);
+                                backend.mixture(step, x, m, hidden, routing, out);
+                                return download(backend, out, count);
+                            },
+                            nTokens, isQuantized(type) || isQuantized(sharedType) ? 2e-2 : kFloatTolerance);
+                    }
+                }
+            }
+        }
+    }
+}
+
 TEST_P(Conformance, OneExpertIsFfnUpAndLinear) {
     for (const DType type : kTypes) {
         SCOPED_TRACE(dtypeName(type));

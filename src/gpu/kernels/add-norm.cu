@@ -1,10 +1,10 @@
 #include "gpu/kernels/lane-sum.cuh"
 
 /// Residual addition, norm and quantisation in one kernel. Grid: a block of 1024 threads per row. Shared memory: the
-/// rows of x and y, and the norms' weights where there is room, brought there while the predecessor still runs. A
-/// thread has the same pieces of all of them (four values, or one where the columns are no multiple of four), so that
-/// only warp 0, which adds, waits for other threads. With one row its time is latency: two sums in a fixed order, and
-/// fetching its own instructions, so that the code is kept small.
+/// rows of x and y, sums of pieces, and the norms' weights where there is room, brought there while the predecessor
+/// still runs. A thread has the same pieces of all of them (four values, or one where the columns are no multiple of
+/// four), so that only the sums need other threads' values. With one row its time is latency: two sums in a fixed
+/// order, and fetching its own instructions, so that the code is kept small.
 ///
 /// This file is compiled without fused multiply-add: the bits must be those of src/cpu/norms.cpp.
 namespace dllama::gpu {
@@ -17,13 +17,32 @@ struct Normalizer {
     float shift, scale;
 };
 
-/// Of the row in shared memory. One warp calls it. Not inlined: the second call finds its instructions there.
+/// Of the row in shared memory, behind a barrier. sums: scratch in shared memory. Not inlined: the second call finds
+/// its instructions there.
 template <bool kLayer>
-__device__ __noinline__ Normalizer normalizerOf(const float* row, int cols, float eps) {
+__device__ __noinline__ Normalizer normalizerOf(const float* row, int cols, float eps, float* sums) {
+    __shared__ Normalizer found;
     const float count = static_cast<float>(cols);
-    const float shift = kLayer ? warpLaneSum(ValueTerms{row}, cols) / count : 0.0f;
-    const float squares = warpLaneSum(SquareTerms{row, shift}, cols);
-    return {shift, 1.0f / sqrtf(squares / count + eps)};
+    const bool adds = threadIdx.x < 32;
+    float shift = 0.0f;
+    if constexpr (kLayer) {
+        addPieces<kThreads>(ValueTerms{row}, cols, sums);
+        __syncthreads();
+        if (adds) {
+            shift = sumOfPieces(sums, cols) / count;
+            if (threadIdx.x == 0) found.shift = shift;
+        }
+        __syncthreads();
+        shift = found.shift;
+    }
+    addPieces<kThreads>(SquareTerms{row, shift}, cols, sums);
+    __syncthreads();
+    if (adds) {
+        const float squares = sumOfPieces(sums, cols);
+        if (threadIdx.x == 0) found = {shift, 1.0f / sqrtf(squares / count + eps)};
+    }
+    __syncthreads();
+    return found;
 }
 
 template <bool kLayer>
@@ -46,10 +65,9 @@ struct NormPieces {
 template <bool kLayer, bool kPost, int kWidth>
 __global__ void __launch_bounds__(kThreads) addNorm(AddNormParams p) {
     extern __shared__ __align__(16) float shared[];
-    __shared__ Normalizer found;
     constexpr int kBytes = sizeof(float) * kWidth, kNormRows = kLayer ? 2 : 1;
-    const int cols = p.cols, pitch = (cols + 3) / 4 * 4, warp = static_cast<int>(threadIdx.x / 32);
-    float *x = shared, *y = x + pitch, *staged = y + pitch;
+    const int cols = p.cols, pitch = (cols + 3) / 4 * 4;
+    float *x = shared, *y = x + pitch, *sums = y + pitch, *staged = sums + pieceSums(cols);
     letSuccessorStart();
     const auto stage = [&](const NormWeights& norm) {
         if (!p.stageWeights) return NormPieces<kLayer>{norm.weight, norm.bias};
@@ -78,12 +96,7 @@ __global__ void __launch_bounds__(kThreads) addNorm(AddNormParams p) {
 
     const auto normalizer = [&](const float* row, float eps) {
         __syncthreads();
-        if (warp == 0) {
-            const Normalizer by = normalizerOf<kLayer>(row, cols, eps);
-            if (threadIdx.x == 0) found = by;
-        }
-        __syncthreads();
-        return found;
+        return normalizerOf<kLayer>(row, cols, eps, sums);
     };
     Normalizer byPost{};
     if constexpr (kPost) byPost = normalizer(y, p.post.eps);
@@ -130,9 +143,10 @@ void launchAddNorm(const AddNormParams& params, const Stream& stream) {
     const auto kernel = layer ? (post ? kernelOf<true, true>(wide) : kernelOf<true, false>(wide))
                               : (post ? kernelOf<false, true>(wide) : kernelOf<false, false>(wide));
     const size_t row = sizeof(float) * ceilDiv(p.cols, 4) * 4;
-    const size_t all = row * (2 + (p.hasNext + post) * (layer ? 2 : 1));
+    const size_t rows = 2 * row + sizeof(float) * pieceSums(p.cols);
+    const size_t all = rows + row * (p.hasNext + post) * (layer ? 2 : 1);
     p.stageWeights = all <= static_cast<size_t>(stream.sharedBytes);
-    launch(stream, kernel, p.rows, kThreads, p.stageWeights ? all : 2 * row, p);
+    launch(stream, kernel, p.rows, kThreads, p.stageWeights ? all : rows, p);
 }
 
 }  // namespace dllama::gpu

@@ -1,6 +1,8 @@
 #include <algorithm>
+#include <climits>
 
 #include "gpu/kernels/attention.cuh"
+#include "gpu/kernels/rope.cuh"
 
 /// Attention of few tokens over long contexts. Grid: (splits of the context, KV heads, tokens); 4 warps. All query
 /// heads of a KV head are the rows of one tile (16, or two tiles for groups to 32), so each cached byte is read once.
@@ -9,6 +11,10 @@
 /// and V per warp, f16; then the warps' results. Up to kMaxCluster splits are a cluster of blocks (from 9.0 on), which
 /// merges its results through each other's shared memory; otherwise combineSplits: grid (heads, tokens), a thread per
 /// value.
+///
+/// If the kernel rotates (AttentionParams::turns), each block does so for the query heads it needs and the new key, and
+/// the block whose share has the token's position stores the new key and value. Further shared memory: these heads
+/// (group + 2, dim) and the angles, f32.
 namespace dllama::gpu {
 
 namespace {
@@ -48,6 +54,18 @@ __device__ inline void writeResult(const AttentionParams& p, int token, int at, 
     if (p.out.q.values) quantizePieces(p.out.q, token, at, result);
 }
 
+/// Puts a new key and value into row `row` of the tiles that were copied without them.
+template <int kDim>
+__device__ inline void patchRow(__half* k, __half* v, int row, const float* newKey, int lane) {
+    constexpr int kChunks = kDim / 8;
+    for (int i = lane; i < 2 * kChunks; i += 32) {
+        const float* from = newKey + i * 8;  // the value stands behind the key
+        __half* to = (i < kChunks ? k : v) + tileOffset<kDim>(row, i % kChunks);
+        *reinterpret_cast<uint4*>(to) = make_uint4(packHalves(from[0], from[1]), packHalves(from[2], from[3]),
+                                                   packHalves(from[4], from[5]), packHalves(from[6], from[7]));
+    }
+}
+
 template <int kDim, int kTiles, int kPositions, bool kCluster>
 __global__ void __launch_bounds__(kThreads) attentionDecode(AttentionParams p) {
     extern __shared__ __align__(16) __half shared[];
@@ -64,8 +82,10 @@ __global__ void __launch_bounds__(kThreads) attentionDecode(AttentionParams p) {
     const int begin = split * perSplit * kKvBlockPositions;
     const int end = min(visible, begin + perSplit * kKvBlockPositions);
 
-    // The batch's own arrays and the positions of earlier steps are there before the predecessor has finished.
-    const int old = min(end, visible - p.nTokens);
+    // The batch's own arrays and the positions of earlier steps are there before the predecessor has finished. A new
+    // position that this kernel stores is put into its tile by patchRow.
+    const int fresh = p.turns ? p.rope.positions[token] : -1;
+    const int old = p.turns ? INT_MAX - kPositions : min(end, visible - p.nTokens);
     bool waited = false;
     const auto fetch = [&](int stage, int position) {
         if (!waited && position + kPositions > old) {
@@ -84,15 +104,62 @@ __global__ void __launch_bounds__(kThreads) attentionDecode(AttentionParams p) {
 #pragma unroll 1
     for (int stage = 0; stage < 2; stage++) fetch(stage, begin + warp * kPositions + stage * step);
 
+    // Heads to rotate: the group's queries, the new key and the new value.
+    float *heads = reinterpret_cast<float*>(shared + (kRows + kWarps * 4 * kPositions) * kDim),
+          *newKey = heads + p.group * kDim, *cosines = newKey + 2 * kDim, *sines = cosines;
+    const auto headOf = [&](int row) {
+        const int head = kvHead * p.group + row - p.headOffset;
+        return head >= 0 && head < p.nHeads ? head : -1;
+    };
+    if (p.turns) {
+        const int half = p.rope.rotaryDim / 2;
+        sines += p.rope.parts * half;
+        for (int i = tid; i < p.rope.parts * half; i += kThreads) {
+            const int64_t at = int64_t{p.rope.ropePositions[i / half * p.nTokens + token]} * half + i % half;
+            copyAsync<4>(cosines + i, p.rope.cos + at);
+            copyAsync<4>(sines + i, p.rope.sin + at);
+        }
+    }
     if (!waited) waitForPredecessor();
+    if (p.turns) {
+        constexpr int kPieces = kDim / 4;
+#pragma unroll 2
+        for (int i = tid; i < (p.group + 2) * kPieces; i += kThreads) {
+            const int row = i / kPieces;
+            const int head = row < p.group ? headOf(row) : p.nHeads + (row - p.group) * p.nKvHeads + kvHead;
+            if (head < 0) continue;
+            copyAsync<16>(heads + i * 4, p.qkv + int64_t{token} * p.qkvCols + head * kDim + i % kPieces * 4);
+        }
+        commitCopies();
+        waitCopies<0>();
+        __syncthreads();
+#pragma unroll 1
+        for (int row = warp; row < p.group + 1; row += kWarps) {
+            float* x = heads + row * kDim;
+            const bool isQ = row < p.group;
+            if (isQ && headOf(row) < 0) continue;
+            if (isQ ? p.rope.hasQNorm : p.rope.hasKNorm) normalizeHead(isQ ? p.rope.qNorm : p.rope.kNorm, x, kDim);
+            rotateHead(p.rope, x, [&](int part, int pair) {
+                const int i = part * (p.rope.rotaryDim / 2) + pair;
+                return make_float2(cosines[i], sines[i]);
+            });
+        }
+        __syncthreads();
+        // The last block also stores what nobody sees yet.
+        if (split == min(fresh / (perSplit * kKvBlockPositions), p.nSplits - 1)) {
+            const int64_t at = cacheRow(p, sequence, kvHead, fresh) * kDim;
+            for (int i = tid; i < 2 * kDim; i += kThreads)
+                static_cast<__half*>(i < kDim ? p.rope.k : p.rope.v)[at + i % kDim] = __float2half_rn(newKey[i]);
+        }
+    }
     const float scale = 1.4426950408889634f / sqrtf(static_cast<float>(kDim));
 #pragma unroll 2
     for (int i = tid; i < kRows * kDim / 8; i += kThreads) {
-        const int row = i / (kDim / 8), chunk = i % (kDim / 8), head = kvHead * p.group + row - p.headOffset;
+        const int row = i / (kDim / 8), chunk = i % (kDim / 8), head = row < p.group ? headOf(row) : -1;
         uint4 packed{};
-        if (row < p.group && head >= 0 && head < p.nHeads) {
-            const auto* q =
-                reinterpret_cast<const float4*>(p.qkv + int64_t{token} * p.qkvCols + head * kDim) + chunk * 2;
+        if (head >= 0) {
+            const float* from = p.turns ? heads + row * kDim : p.qkv + int64_t{token} * p.qkvCols + head * kDim;
+            const auto* q = reinterpret_cast<const float4*>(from) + chunk * 2;
             const float4 a = q[0], b = q[1];
             packed = make_uint4(packHalves(a.x * scale, a.y * scale), packHalves(a.z * scale, a.w * scale),
                                 packHalves(b.x * scale, b.y * scale), packHalves(b.z * scale, b.w * scale));
@@ -107,6 +174,10 @@ __global__ void __launch_bounds__(kThreads) attentionDecode(AttentionParams p) {
         waitCopies<1>();
         __syncwarp();
         __half* k = stages + stage * 2 * kTile;
+        if (fresh >= position && fresh < min(position + kPositions, end)) {
+            patchRow<kDim>(k, k + kTile, fresh - position, newKey, lane);
+            __syncwarp();
+        }
         if (position + kPositions > end) {
             clearRows<kDim, 32>(k + kTile, end - position, kPositions, lane);
             __syncwarp();
@@ -146,10 +217,6 @@ __global__ void __launch_bounds__(kThreads) attentionDecode(AttentionParams p) {
         }
     }
     __syncthreads();
-    const auto headOf = [&](int row) {
-        const int head = kvHead * p.group + row - p.headOffset;
-        return head >= 0 && head < p.nHeads ? head : -1;
-    };
 #pragma unroll 2
     for (int i = tid; i < p.group * kRowPieces; i += kThreads) {
         const int row = i / kRowPieces, col = i % kRowPieces * 4, head = headOf(row);
@@ -236,7 +303,8 @@ int tilesOf(const AttentionParams& p) {
 
 size_t sharedBytes(const AttentionParams& p, int positions) {
     const size_t rows = 16 * tilesOf(p), dim = p.headDim;
-    const size_t copies = sizeof(__half) * dim * (rows + kWarps * 4 * positions);
+    const size_t turned = p.turns ? sizeof(float) * ((p.group + 2) * dim + p.rope.parts * p.rope.rotaryDim) : 0;
+    const size_t copies = sizeof(__half) * dim * (rows + kWarps * 4 * positions) + turned;
     const size_t merge = sizeof(float) * rows * (kWarps * (dim + kPad + 2) + 2);
     return copies > merge ? copies : merge;
 }

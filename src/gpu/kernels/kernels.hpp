@@ -102,6 +102,18 @@ struct AddNormParams {
 };
 void launchAddNorm(const AddNormParams& p, const Stream& stream);
 
+/// Weights that a kernel brings into the second cache for a later one: of each of up to four arrays, `pieces` pieces of
+/// `bytes`, `stride` apart. Multiples of 16.
+struct Ahead {
+    struct Array {
+        const uint8_t* data;
+        size_t stride;
+        uint32_t bytes;
+    };
+    int pieces = 0;
+    Array arrays[4] = {};
+};
+
 /// out (m, w.rows) = in W^T + bias, or += . `in` by its Q80 form where the weights are quantised.
 struct LinearParams {
     int m;
@@ -110,6 +122,7 @@ struct LinearParams {
     float* out;
     int outCols;
     bool accumulate;
+    Ahead ahead;  // one row, from 9.0 on
 };
 /// One row.
 void launchLinear(const LinearParams& p, const Stream& stream);
@@ -127,6 +140,9 @@ struct FfnUpParams {
     Rows out;
 };
 void launchFfnUp(const FfnUpParams& p, const Stream& stream);
+/// What launchFfnUp() does not ask for by itself before its predecessor has finished, as much as the second cache
+/// keeps.
+Ahead aheadOfFfnUp(const Weights& gate, const Weights& up, const Stream& stream);
 
 /// out = act(gate) * up, or act(up) where gate is null.
 struct GluParams {
@@ -167,6 +183,16 @@ struct StageAllParams {
     Scaling* scaling;
 };
 void launchStageAll(const StageAllParams& p, const Stream& stream);
+/// The same of f32 rows, for F16 or BF16 weights as they are stored: the rounded rows, then as many rows of what the
+/// rounding has left, so that two products have nearly the precision of f32.
+struct StageFloatsParams {
+    int rows, cols, groups;
+    const float* in;  // (rows, cols)
+    DType dtype;
+    void* out;  // (2, rows, groups * 128) in dtype
+    Scaling* scaling;
+};
+void launchStageFloats(const StageFloatsParams& p, const Stream& stream);
 /// out[r][c] += bias[c]
 struct AddBiasParams {
     int rows, cols, outCols;
@@ -234,6 +260,10 @@ struct AttentionParams {
     int nSplits;
     float* partial;       // (nTokens, nHeads, nSplits, headDim)
     float* partialStats;  // (nTokens, nHeads, nSplits, 2): largest score, sum
+    /// The decode kernel does launchRopeStore's work too, but does not write q. Only where no two tokens are of one
+    /// sequence.
+    bool turns;
+    RopeStoreParams rope;
 };
 /// Any head size and cache type, one warp a query.
 void launchAttentionPlain(const AttentionParams& p, const Stream& stream);
@@ -258,9 +288,17 @@ struct RouteParams {
     int32_t* experts;
     float* weights;
 };
+/// Of up to so many tokens, the kernel behind it starts no earlier than `in` is there.
+constexpr int kFewRouted = 16;
 void launchRoute(const RouteParams& p, const Stream& stream);
 
-/// A token's experts one by one: gate, up and activation to `hidden`, then down.
+/// An FFN beside the routed experts, of their type and without biases.
+struct SharedExpert {
+    Weights gate, up, down;  // no rows: none
+    QuantRows hidden;        // (nTokens, ffn)
+};
+/// A token's experts one by one: gate, up and activation to `hidden`, then down. With a shared expert out is set and
+/// not added to; launchRoute of up to kFewRouted tokens must be what was launched before.
 struct ExpertsDecodeParams {
     int nTokens, topK;
     Rows in;
@@ -270,6 +308,7 @@ struct ExpertsDecodeParams {
     Rows hidden;  // (nTokens * topK, ffn)
     float* out;
     int outCols;
+    SharedExpert shared;  // quantised types only
 };
 void launchExpertsDecode(const ExpertsDecodeParams& p, const Stream& stream);
 
@@ -303,5 +342,22 @@ struct GatherParams {
     Rows x, out;
 };
 void launchGather(const GatherParams& p, const Stream& stream);
+
+/// The best logits of each row: Backend::bestLogits.
+struct BestLogitsParams {
+    int rows, cols, k, firstToken;
+    const float* logits;        // (rows, cols)
+    const float* temperatures;  // (rows)
+    unsigned long long* keys;   // scratch, bestLogitsKeys() of them
+    float2* parts;              // scratch, bestLogitsParts() of them
+    int32_t* arrived;           // (rows) zeros, left as zeros
+    float* out;
+    int outCols;
+};
+size_t bestLogitsKeys(int rows, int cols);
+size_t bestLogitsParts(int rows, int cols);
+/// To 1,048,576 columns.
+bool canBestLogits(int cols, int k);
+void launchBestLogits(const BestLogitsParams& p, const Stream& stream);
 
 }  // namespace dllama::gpu

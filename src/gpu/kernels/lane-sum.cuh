@@ -23,21 +23,37 @@ struct ProductTerms {
     __device__ float term(float2 raw) const { return raw.x * raw.y; }
 };
 
-/// The sum of terms 0..n-1 as backend.hpp states: value i in lane i % 32, lanes pairwise. One warp calls it and gets
-/// the sum in every lane. The chain of additions takes four cycles for 32 values; batches are long because the compiler
-/// fetches ahead only within one.
-template <typename Terms>
-__device__ inline float warpLaneSum(const Terms& terms, int n) {
-    constexpr int kBatch = 32, kStride = 32 * kBatch;
-    int i = static_cast<int>(threadIdx.x % 32);
-    float sum = 0.0f;
+constexpr int kSumPiece = 256;
+
+/// Room in shared memory for addPieces().
+__host__ __device__ inline int pieceSums(int n) {
+    return (n + kSumPiece - 1) / kSumPiece * 32;
+}
+
+/// The sum of terms 0..n-1 in the order of Backend::addNorm has two parts. First every warp of the block adds up some
+/// pieces; sums: (pieces, lanes) in shared memory.
+template <int kThreads, typename Terms>
+__device__ inline void addPieces(const Terms& terms, int n, float* sums) {
+    constexpr int kOfLane = kSumPiece / 32;
+    const int lane = static_cast<int>(threadIdx.x % 32);
 #pragma unroll 1
-    for (; i + kStride - 32 < n; i += kStride) {
+    for (int piece = static_cast<int>(threadIdx.x / 32); piece * kSumPiece < n; piece += kThreads / 32) {
+        const int first = piece * kSumPiece + lane;
+        float values[kOfLane], sum = 0.0f;
 #pragma unroll
-        for (int j = 0; j < kBatch; j++) sum += terms.term(terms.load(i + 32 * j));
+        for (int j = 0; j < kOfLane; j++) values[j] = terms.term(terms.load(min(first + 32 * j, n - 1)));
+            // Zeros change no bit of a sum that began with one.
+#pragma unroll
+        for (int j = 0; j < kOfLane; j++) sum += first + 32 * j < n ? values[j] : 0.0f;
+        sums[piece * 32 + lane] = sum;
     }
-#pragma unroll 1
-    for (; i < n; i += 32) sum += terms.term(terms.load(i));
+}
+/// Then, behind a barrier, one warp adds these, and gets the sum in every lane.
+__device__ inline float sumOfPieces(const float* sums, int n) {
+    const int end = pieceSums(n);
+    float sum = 0.0f;
+#pragma unroll 16
+    for (int i = static_cast<int>(threadIdx.x % 32); i < end; i += 32) sum += sums[i];
         // Both of a pair of lanes add the same two values.
 #pragma unroll
     for (int width = 16; width > 0; width /= 2) sum += __shfl_xor_sync(~0u, sum, width);

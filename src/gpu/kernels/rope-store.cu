@@ -1,4 +1,4 @@
-#include "gpu/kernels/device.cuh"
+#include "gpu/kernels/rope.cuh"
 
 /// Norms of q and k heads, rotation, and the store into the paged cache. Grid: (tokens, heads / 8); a warp per head of
 /// q, k and v. Shared memory: each warp's head as f32.
@@ -22,38 +22,13 @@ __global__ void __launch_bounds__(kWarps * 32) ropeStore(RopeStoreParams p) {
     __syncwarp();
 
     const bool isQ = head < p.nHeads, isV = head >= p.nHeads + p.nKvHeads;
-    if (!isV && (isQ ? p.hasQNorm : p.hasKNorm)) {
-        const NormWeights& norm = isQ ? p.qNorm : p.kNorm;
-        float mean = 0.0f, square = 0.0f;
-        if (norm.layer) {
-#pragma unroll 1
-            for (int i = lane; i < d; i += 32) mean += x[i];
-            mean = warpSum(mean) / static_cast<float>(d);
-        }
-#pragma unroll 1
-        for (int i = lane; i < d; i += 32) square += (x[i] - mean) * (x[i] - mean);
-        const float scale = 1.0f / sqrtf(warpSum(square) / static_cast<float>(d) + norm.eps);
-#pragma unroll 1
-        for (int i = lane; i < d; i += 32)
-            x[i] = (x[i] - mean) * scale * norm.weight[i] + (norm.layer ? norm.bias[i] : 0.0f);
-        __syncwarp();
-    }
-    if (!isV) {
-        const int half = p.rotaryDim / 2;
-#pragma unroll 1
-        for (int j = lane; j < half * p.parts; j += 32) {
-            const int part = j / half, pair = j % half;
-            const int64_t angle = int64_t{p.ropePositions[part * p.nTokens + token]} * half + pair;
-            const float c = p.cos[angle], s = p.sin[angle];
-            float* turned = x + part * p.rotaryDim;
-            float& a = turned[p.interleaved ? 2 * pair : pair];
-            float& b = turned[p.interleaved ? 2 * pair + 1 : pair + half];
-            const float first = a * c - b * s;
-            b = b * c + a * s;
-            a = first;
-        }
-        __syncwarp();
-    }
+    if (isQ ? p.hasQNorm : !isV && p.hasKNorm) normalizeHead(isQ ? p.qNorm : p.kNorm, x, d);
+    if (!isV)
+        rotateHead(p, x, [&](int part, int pair) {
+            const int half = p.rotaryDim / 2;
+            const int64_t at = int64_t{p.ropePositions[part * p.nTokens + token]} * half + pair;
+            return make_float2(p.cos[at], p.sin[at]);
+        });
     if (isQ) {
         for (int i = lane; i < d; i += 32) values[i] = x[i];
         return;

@@ -5,9 +5,9 @@
 /// Chooses experts. This file is compiled without fused multiply-add: the bits must be those of src/cpu/norms.cpp.
 ///
 /// Few tokens, routeFew: grid (experts, tokens), 512 threads; a block multiplies one row of the router, adds the
-/// products in the 32 lanes of backend.hpp, and the last block of a token to finish chooses. Shared memory: the
+/// products in the order of backend.hpp, and the last block of a token to finish chooses. Shared memory: the
 /// weights, there before the predecessor has finished, and the input. Many tokens, routeLogits: grid (tokens / 32,
-/// experts / 32), 512 threads; 32 lanes x 16 tiles of 8 tokens by 8 experts; then chooseMany, a block per token.
+/// experts / 16), 512 threads; 32 lanes x 16 tiles of 8 tokens by 4 experts; then chooseMany, a block per token.
 namespace dllama::gpu {
 
 namespace {
@@ -127,18 +127,23 @@ __global__ void __launch_bounds__(kThreads) routeFew(RouteParams p) {
     __shared__ bool last;
     const int expert = static_cast<int>(blockIdx.x), token = static_cast<int>(blockIdx.y);
     const int tid = static_cast<int>(threadIdx.x), dim = p.in.cols, pitch = (dim + 3) / 4 * 4;
-    letSuccessorStart();
     const auto fetch = [&](float* to, const float* from) {
         eachPiece<kThreads, kWidth>(dim, [&](int i) { copyAsync<sizeof(float) * kWidth>(to + i, from + i); });
     };
     fetch(shared, p.weight + int64_t{expert} * dim);
+    // In this order: whoever starts behind this kernel finds what this one found, and the shared expert, which does not
+    // wait for the choice, runs beside it.
     waitForPredecessor();
+    letSuccessorStart();
     fetch(shared + pitch, p.in.f32 + int64_t{token} * dim);
     commitCopies();
     waitCopies<0>();
     __syncthreads();
+    float* sums = shared + 2 * pitch;
+    addPieces<kThreads>(ProductTerms{shared, shared + pitch}, dim, sums);
+    __syncthreads();
     if (tid < 32) {
-        const float sum = warpLaneSum(ProductTerms{shared, shared + pitch}, dim);
+        const float sum = sumOfPieces(sums, dim);
         if (tid == 0) {
             p.logits[int64_t{token} * p.nExperts + expert] = sum;
             __threadfence();
@@ -157,44 +162,52 @@ __global__ void __launch_bounds__(kThreads) routeFew(RouteParams p) {
     chooseExperts<kThreads>(p, token, shared, shared + p.nExperts);
 }
 
-constexpr int kTile = 32, kStep = 64, kManyThreads = 512, kChooseThreads = 128;
+constexpr int kTokens = 32, kExperts = 16, kStep = 64, kManyThreads = 512, kChooseThreads = 128;
 
 __global__ void __launch_bounds__(kManyThreads) routeLogits(RouteParams p) {
-    __shared__ float xs[kTile * kStep], ws[kTile * kStep];
+    __shared__ float xs[kTokens * kStep], ws[kExperts * kStep];
     letSuccessorStart();
     waitForPredecessor();
     const int tid = static_cast<int>(threadIdx.x), dim = p.in.cols;
-    const int lane = tid % 32, tile = tid / 32, token0 = tile / 4 * 8, expert0 = tile % 4 * 8;
-    const int blockToken = static_cast<int>(blockIdx.x) * kTile, blockExpert = static_cast<int>(blockIdx.y) * kTile;
-    float sums[8][8] = {};
-    for (int begin = 0; begin < dim; begin += kStep) {
-        for (int i = tid; i < kTile * kStep; i += kManyThreads) {
-            const int row = i / kStep, col = begin + i % kStep;
-            const int token = blockToken + row, expert = blockExpert + row;
-            const bool inside = col < dim;
-            xs[row * kStep + i % kStep] = inside && token < p.nTokens ? p.in.f32[int64_t{token} * dim + col] : 0.0f;
-            ws[row * kStep + i % kStep] = inside && expert < p.nExperts ? p.weight[int64_t{expert} * dim + col] : 0.0f;
-        }
-        __syncthreads();
-#pragma unroll 1
-        for (int i = lane; i < kStep; i += 32) {
-            float x[8], w[8];
-#pragma unroll
-            for (int j = 0; j < 8; j++) {
-                x[j] = xs[(token0 + j) * kStep + i];
-                w[j] = ws[(expert0 + j) * kStep + i];
+    const int lane = tid % 32, tile = tid / 32, token0 = tile / 4 * 8, expert0 = tile % 4 * 4;
+    const int blockToken = static_cast<int>(blockIdx.x) * kTokens,
+              blockExpert = static_cast<int>(blockIdx.y) * kExperts;
+    float sums[8][4] = {};
+    for (int piece = 0; piece < dim; piece += kSumPiece) {
+        float pieces[8][4] = {};
+        for (int begin = piece; begin < min(piece + kSumPiece, dim); begin += kStep) {
+            for (int i = tid; i < (kTokens + kExperts) * kStep; i += kManyThreads) {
+                const int row = i / kStep, col = begin + i % kStep;
+                const int token = blockToken + row, expert = blockExpert + row - kTokens;
+                float value = 0.0f;
+                if (col < dim && row < kTokens && token < p.nTokens) value = p.in.f32[int64_t{token} * dim + col];
+                if (col < dim && row >= kTokens && expert < p.nExperts) value = p.weight[int64_t{expert} * dim + col];
+                (row < kTokens ? xs[i] : ws[i - kTokens * kStep]) = value;
             }
+            __syncthreads();
+#pragma unroll 1
+            for (int i = lane; i < kStep; i += 32) {
+                float x[8], w[4];
 #pragma unroll
-            for (int a = 0; a < 8; a++)
+                for (int a = 0; a < 8; a++) x[a] = xs[(token0 + a) * kStep + i];
 #pragma unroll
-                for (int b = 0; b < 8; b++) sums[a][b] += x[a] * w[b];
+                for (int b = 0; b < 4; b++) w[b] = ws[(expert0 + b) * kStep + i];
+#pragma unroll
+                for (int a = 0; a < 8; a++)
+#pragma unroll
+                    for (int b = 0; b < 4; b++) pieces[a][b] += x[a] * w[b];
+            }
+            __syncthreads();
         }
-        __syncthreads();
+#pragma unroll
+        for (int a = 0; a < 8; a++)
+#pragma unroll
+            for (int b = 0; b < 4; b++) sums[a][b] += pieces[a][b];
     }
 #pragma unroll
     for (int a = 0; a < 8; a++) {
 #pragma unroll
-        for (int b = 0; b < 8; b++) {
+        for (int b = 0; b < 4; b++) {
             float sum = sums[a][b];
 #pragma unroll
             for (int width = 16; width > 0; width /= 2) sum += __shfl_down_sync(~0u, sum, width);
@@ -221,13 +234,14 @@ __global__ void __launch_bounds__(kChooseThreads) chooseMany(RouteParams p) {
 }  // namespace
 
 void launchRoute(const RouteParams& p, const Stream& stream) {
-    if (p.nTokens <= 16) {
-        const size_t shared = sizeof(float) * std::max(2 * ceilDiv(p.in.cols, 4) * 4, 4 * p.nExperts);
+    if (p.nTokens <= kFewRouted) {
+        const size_t shared =
+            sizeof(float) * std::max(2 * ceilDiv(p.in.cols, 4) * 4 + pieceSums(p.in.cols), 4 * p.nExperts);
         launch(stream, p.in.cols % 4 == 0 ? routeFew<4> : routeFew<1>, dim3(p.nExperts, p.nTokens), kThreads, shared,
                p);
         return;
     }
-    launch(stream, routeLogits, dim3(ceilDiv(p.nTokens, kTile), ceilDiv(p.nExperts, kTile)), kManyThreads, 0, p);
+    launch(stream, routeLogits, dim3(ceilDiv(p.nTokens, kTokens), ceilDiv(p.nExperts, kExperts)), kManyThreads, 0, p);
     launch(stream, chooseMany, p.nTokens, kChooseThreads, 4 * p.nExperts * sizeof(float), p);
 }
 

@@ -1,9 +1,12 @@
+#include <cuda_bf16.h>
+
 #include "gpu/kernels/device.cuh"
 
 /// What a product by a library needs: weights and activations as f16, in one order of columns.
 ///
 /// widenWeights: a thread per lane's share of a group (kernels.hpp), 256 threads; reads 16 or 32 bytes and a scale a
-/// block, writes 64 bytes. largestScale and stageAll: a block of 256 threads per row.
+/// block, writes 64 bytes. largestScale and stageAll, and the same for f32 rows: a block of 256 threads per
+/// row.
 namespace dllama::gpu {
 
 namespace {
@@ -93,6 +96,36 @@ __global__ void __launch_bounds__(kThreads) stageAll(StageAllParams p) {
     }
 }
 
+__global__ void __launch_bounds__(kThreads) largestValue(StageFloatsParams p) {
+    letSuccessorStart();
+    waitForPredecessor();
+    float most = 0.0f;
+    for (int i = static_cast<int>(threadIdx.x); i < p.cols; i += kThreads)
+        most = fmaxf(most, fabsf(p.in[int64_t{blockIdx.x} * p.cols + i]));
+    most = warpMax(most);
+    if (threadIdx.x % 32 == 0) atomicMax(&p.scaling->largest, __float_as_int(most));
+}
+
+template <typename Half>
+__global__ void __launch_bounds__(kThreads) stageFloats(StageFloatsParams p) {
+    letSuccessorStart();
+    waitForPredecessor();
+    const int64_t row = blockIdx.x;
+    const int width = p.groups * kGroup;
+    // The largest value becomes about 2^12, as above.
+    const float largest = __int_as_float(p.scaling->largest);
+    const int exponent = largest > 0.0f ? min(max(12 - ilogbf(largest), -100), 100) : 0;
+    if (row == 0 && threadIdx.x == 0) p.scaling->undo = ldexpf(1.0f, -exponent);
+    const float factor = ldexpf(1.0f, exponent);
+    Half *to = static_cast<Half*>(p.out) + row * width, *left = to + int64_t{p.rows} * width;
+    for (int i = static_cast<int>(threadIdx.x); i < width; i += kThreads) {
+        const float x = i < p.cols ? p.in[row * p.cols + i] * factor : 0.0f;
+        const Half rounded(x);
+        to[i] = rounded;
+        left[i] = Half(x - static_cast<float>(rounded));
+    }
+}
+
 __global__ void __launch_bounds__(kThreads) addBias(AddBiasParams p) {
     letSuccessorStart();
     waitForPredecessor();
@@ -112,6 +145,12 @@ void launchStageAll(const StageAllParams& p, const Stream& stream) {
     check(cudaMemsetAsync(p.scaling, 0, sizeof(Scaling), stream.handle), "staging of activations");
     launch(stream, largestScale, p.rows, kThreads, 0, p);
     launch(stream, stageAll, p.rows, kThreads, 0, p);
+}
+
+void launchStageFloats(const StageFloatsParams& p, const Stream& stream) {
+    check(cudaMemsetAsync(p.scaling, 0, sizeof(Scaling), stream.handle), "staging of activations");
+    launch(stream, largestValue, p.rows, kThreads, 0, p);
+    launch(stream, p.dtype == DType::BF16 ? stageFloats<__nv_bfloat16> : stageFloats<__half>, p.rows, kThreads, 0, p);
 }
 
 void launchAddBias(const AddBiasParams& p, const Stream& stream) {
