@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "base/errors.hpp"
+#include "gpu/cuda-device.hpp"
 #include "gpu/cuda-inputs.hpp"
 #include "gpu/cuda-weights.hpp"
 #include "gpu/kernels/kernels.hpp"
@@ -71,7 +72,7 @@ NormWeights normOf(const Norm& norm) {
     return {norm.weight.data, norm.bias.data, norm.eps, norm.kind == Norm::Kind::Layer};
 }
 
-class CudaBackend final : public Backend {
+class CudaBackend final : public Backend, public CudaDevice {
   public:
     explicit CudaBackend(const CudaOptions& options)
         : options_(options), gpuIndex_(openDevice(options.gpuIndex)), handle_(makeStream()), loader_(gpuIndex_) {
@@ -90,6 +91,15 @@ class CudaBackend final : public Backend {
     ~CudaBackend() override { cudaStreamSynchronize(stream_.handle); }
 
     std::string name() const override { return name_; }
+
+    int gpuIndex() const override { return gpuIndex_; }
+    const Stream& stream() const override { return stream_; }
+    void updateForms(int rows, Activations& a) override { quantize(rows, a); }
+    void forgetSteps() override {
+        use();
+        check(cudaStreamSynchronize(stream_.handle), "step");
+        graphs_.clear();
+    }
 
     Activations allocateActivations(int maxRows, int cols, bool quantized) override {
         use();
@@ -604,6 +614,12 @@ void CudaBackend::groupedExperts(const StepInputs& step, const Activations& in, 
 
 std::unique_ptr<Backend> makeCudaBackend(const CudaOptions& options) {
     return std::make_unique<CudaBackend>(options);
+}
+
+CudaDevice& gpu::cudaDeviceOf(Backend& backend) {
+    auto* device = dynamic_cast<CudaDevice*>(&backend);
+    DLLAMA_CHECK(device != nullptr);
+    return *device;
 }
 
 std::vector<std::string> cudaDevices() {
