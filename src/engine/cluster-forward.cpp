@@ -277,8 +277,7 @@ void ClusterForward::chooseHow() {
 void ClusterForward::joinDevices() {
     const Seat seat{setup_.collectives, 0, plan_.nRanks(), setup_.meeting};
     try {
-        deviceCommunicator_ =
-            options_.collectives->join(seat, backend_, *communicator_, lostSource_.get_token());
+        deviceCommunicator_ = options_.collectives->join(seat, backend_, *communicator_, lostSource_.get_token());
     } catch (const PeerLost& error) {
         // Devices may be unable to meet where hosts can, behind a firewall, say: the next attempt does without.
         const bool othersFailed = lostSource_.stop_requested();

@@ -102,8 +102,8 @@ class ClusterForward final : public ForwardPass {
     std::unique_ptr<TcpCommunicator> communicator_;
     std::unique_ptr<Communicator> deviceCommunicator_;  // or null; sums instead of the other
     int nDeviceFailures_ = 0;
-    std::string deviceFailure_;                         // why devices are not asked to meet again
-    std::stop_source lostSource_;                       // of the session: ends what waits on the device
+    std::string deviceFailure_;    // why devices are not asked to meet again
+    std::stop_source lostSource_;  // of the session: ends what waits on the device
     std::unique_ptr<Decoder> decoder_;
     LineCost cost_;
     std::vector<std::byte> encoded_;

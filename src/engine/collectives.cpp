@@ -15,7 +15,8 @@ std::string sharedObstacle(const std::vector<DeviceIdentity>& devices, const std
     for (size_t a = 0; a < devices.size(); a++) {
         if (devices[a].gpu.empty()) return fmt::format("{} computes without a GPU", names[a]);
         for (size_t b = 0; b < a; b++)
-            if (devices[a].gpu == devices[b].gpu) return fmt::format("{} and {} are on the same GPU", names[b], names[a]);
+            if (devices[a].gpu == devices[b].gpu)
+                return fmt::format("{} and {} are on the same GPU", names[b], names[a]);
     }
     return {};
 }

@@ -331,7 +331,8 @@ void Worker::computeSteps(Session& session, Connection& root, const ClusterSetup
     std::unique_ptr<Communicator> device;
     if (setup.collectives != Collectives::Tcp) {
         if (!options_.collectives)
-            throw ProtocolError("{}: it wants {} collectives of a CPU", root.peer(), collectivesName(setup.collectives));
+            throw ProtocolError("{}: it wants {} collectives of a CPU", root.peer(),
+                                collectivesName(setup.collectives));
         const Seat seat{setup.collectives, rank, l.plan.nRanks(), setup.meeting};
         device = options_.collectives->join(seat, *l.backend, communicator, session.lost.get_token());
     }

@@ -646,4 +646,11 @@ size_t cudaFreeMemory(int gpuIndex) {
     return free;
 }
 
+double cudaMemoryBandwidth(int gpuIndex) {
+    int kilohertz = 0, bits = 0;
+    check(cudaDeviceGetAttribute(&kilohertz, cudaDevAttrMemoryClockRate, gpuIndex), "memory clock");
+    check(cudaDeviceGetAttribute(&bits, cudaDevAttrGlobalMemoryBusWidth, gpuIndex), "memory width");
+    return 2.0 * 1e3 * kilohertz * bits / 8;  // both edges of the clock
+}
+
 }  // namespace dllama

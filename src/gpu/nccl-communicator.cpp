@@ -23,12 +23,7 @@ constexpr size_t kWarmUpValues = size_t{4} << 20;
 
 NcclCommunicator::NcclCommunicator(const NcclLibrary& nccl, const ncclUniqueId& id, int rank, int nRanks,
                                    Backend& backend, Communicator& host, std::stop_token lost)
-    : nccl_(nccl),
-      rank_(rank),
-      nRanks_(nRanks),
-      device_(cudaDeviceOf(backend)),
-      host_(host),
-      lost_(std::move(lost)) {
+    : nccl_(nccl), rank_(rank), nRanks_(nRanks), device_(cudaDeviceOf(backend)), host_(host), lost_(std::move(lost)) {
     device_.forgetSteps();  // those that could not be recorded before may be now
     connect(id);
     watch_ = std::jthread([this](std::stop_token closing) { watch(std::move(closing)); });

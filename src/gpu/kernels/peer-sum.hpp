@@ -19,8 +19,8 @@ constexpr size_t peerInboxBytes(int nRanks) {
 constexpr size_t kPeerCounterBytes = kPeerMaxBlocks * sizeof(uint32_t);
 
 struct PeerSumParams {
-    int n;         // values; at most kPeerMaxBlocks * kPeerBlockValues
-    float* x;      // this rank's part, then the sum; 8-byte aligned
+    int n;     // values; at most kPeerMaxBlocks * kPeerBlockValues
+    float* x;  // this rank's part, then the sum; 8-byte aligned
     int rank, nRanks;
     uint64_t* inboxes[kMaxPeers];  // of each rank
     uint32_t* counters;            // of this rank
