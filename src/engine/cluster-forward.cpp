@@ -66,6 +66,7 @@ ClusterForward::~ClusterForward() {
 
 void ClusterForward::teardown() {
     heartbeat_.reset();
+    lostSource_.request_stop();  // nobody would tell a device any more that it waits in vain
     decoder_.reset();
     deviceCommunicator_.reset();
     communicator_.reset();

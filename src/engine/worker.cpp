@@ -36,6 +36,12 @@ int rankOf(const ClusterSetup& setup, int number, const std::string& peer) {
     return static_cast<int>(found - setup.numbers.begin());
 }
 
+/// However steps end, the device must not go on waiting for others: freeing its memory would wait for it.
+struct EndOfWaiting {
+    std::stop_source& lost;
+    ~EndOfWaiting() { lost.request_stop(); }
+};
+
 }  // namespace
 
 /// From a root's first connection to its last.
@@ -338,6 +344,7 @@ void Worker::computeSteps(Session& session, Connection& root, const ClusterSetup
     }
     Communicator& meeting = device ? *device : communicator;
     Decoder decoder(l.arch, l.plan, rank, l.weights, *l.backend, meeting, setup.limits);
+    const EndOfWaiting endOfWaiting{session.lost};
 
     const Visible visible(*this, session, communicator);
     const BatchLimits limits = batchLimits(l.arch, setup.limits, embeddingType(setup));

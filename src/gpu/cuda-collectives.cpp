@@ -77,10 +77,10 @@ ncclUniqueId idFromHex(const std::string& text) {
 
 class CudaCollectives final : public DeviceCollectives {
   public:
-    explicit CudaCollectives(int gpuIndex) : gpuIndex_(gpuIndex), peers_(peersOf(gpuIndex)) {
+    explicit CudaCollectives(int gpuIndex) : gpuIndex_(gpuIndex) {
         static const std::string process = randomHex(4);
         identity_ = {uuidOf(gpuIndex), bootId(), process, ncclVersion(), {}};
-        for (const int peer : peers_) identity_.reaches.push_back(uuidOf(peer));
+        for (const int peer : peersOf(gpuIndex)) identity_.reaches.push_back(uuidOf(peer));
     }
 
     DeviceIdentity identity() const override { return identity_; }
@@ -111,7 +111,7 @@ class CudaCollectives final : public DeviceCollectives {
             throw ProtocolError("{} collectives of {} ranks by the name of {}", static_cast<int>(seat.how), seat.nRanks,
                                 seat.meeting);
         auto result = std::make_unique<PeerCommunicator>(peerGroup(seat.meeting, seat.nRanks), seat.rank, seat.nRanks,
-                                                         peers_, backend, lost);
+                                                         backend, lost);
         if (const std::string nccl = seat.meeting.substr(colon + 1); !nccl.empty())
             result->setLarge(joinNccl(seat, nccl, backend, host, lost));
         return result;
@@ -131,7 +131,6 @@ class CudaCollectives final : public DeviceCollectives {
     }
 
     const int gpuIndex_;
-    const std::vector<int> peers_;
     DeviceIdentity identity_;
 };
 

@@ -6,16 +6,16 @@
 
 namespace dllama::gpu {
 
-PeerCommunicator::PeerCommunicator(std::shared_ptr<PeerGroup> group, int rank, int nRanks,
-                                   const std::vector<int>& writers, Backend& backend, std::stop_token lost)
+PeerCommunicator::PeerCommunicator(std::shared_ptr<PeerGroup> group, int rank, int nRanks, Backend& backend,
+                                   std::stop_token lost)
     : rank_(rank),
       nRanks_(nRanks),
       device_(cudaDeviceOf(backend)),
       group_(std::move(group)),
       onLost_(lost, [group = group_.get()] { group->stop(); }) {
     device_.forgetSteps();  // those that could not be recorded before may be now
-    group_->sit(rank, device_.gpuIndex(), writers);
-    if (!group_->waitForAll(lost)) fail("not all GPUs of this process are there");
+    group_->sit(rank, device_.gpuIndex());
+    if (!group_->meet(rank, lost)) fail("not all GPUs of this process are there");
     params_ = group_->sums(rank);
 }
 

@@ -10,9 +10,8 @@ namespace dllama::gpu {
 /// through the process's memory. What is too large for one launch goes through `large`, or in pieces if that is null.
 class PeerCommunicator final : public Communicator {
   public:
-    /// Waits until all ranks sit in the group. Throws PeerLost. `writers` are the other ranks' GPUs, as far as known.
-    PeerCommunicator(std::shared_ptr<PeerGroup> group, int rank, int nRanks, const std::vector<int>& writers,
-                     Backend& backend, std::stop_token lost);
+    /// Waits until all ranks sit in the group. Throws PeerLost.
+    PeerCommunicator(std::shared_ptr<PeerGroup> group, int rank, int nRanks, Backend& backend, std::stop_token lost);
     ~PeerCommunicator() override;
 
     /// For large sums from now on; equal on all ranks.

@@ -26,7 +26,7 @@ PeerGroup::PeerGroup(int nRanks) : seats_(nRanks), stop_(allocatePinned(sizeof(u
 }
 
 /// Pools can be opened to single other GPUs, unlike ordinary memory, all of which they would have to map.
-void PeerGroup::sit(int rank, int gpuIndex, const std::vector<int>& writers) {
+void PeerGroup::sit(int rank, int gpuIndex) {
     const std::lock_guard lock(mutex_);
     Seat& seat = seats_[rank];
     DLLAMA_CHECK(!seat.taken);
@@ -37,12 +37,6 @@ void PeerGroup::sit(int rank, int gpuIndex, const std::vector<int>& writers) {
     cudaMemPool_t pool = nullptr;
     check(cudaMemPoolCreate(&pool, &properties), "memory of several GPUs");
     seat.pool.reset(pool);
-    for (const int writer : writers) {
-        cudaMemAccessDesc access{};
-        access.location = {cudaMemLocationTypeDevice, writer};
-        access.flags = cudaMemAccessFlagsProtReadWrite;
-        check(cudaMemPoolSetAccess(pool, &access, 1), "memory of several GPUs");
-    }
     const auto bytes = peerInboxBytes(static_cast<int>(seats_.size()));
     const StreamHandle stream = makeStream();
     void* inbox = nullptr;
@@ -56,11 +50,20 @@ void PeerGroup::sit(int rank, int gpuIndex, const std::vector<int>& writers) {
     changed_.notify_all();
 }
 
-bool PeerGroup::waitForAll(std::stop_token lost) {
+bool PeerGroup::meet(int rank, std::stop_token lost) {
     std::unique_lock lock(mutex_);
-    return changed_.wait_for(lock, std::move(lost), kMeetLimit, [&] {
+    const bool complete = changed_.wait_for(lock, std::move(lost), kMeetLimit, [&] {
         return std::all_of(seats_.begin(), seats_.end(), [](const Seat& seat) { return seat.taken; });
     });
+    if (!complete) return false;
+    for (const Seat& other : seats_) {
+        if (&other == &seats_[rank]) continue;
+        cudaMemAccessDesc access{};
+        access.location = {cudaMemLocationTypeDevice, seats_[rank].gpuIndex};
+        access.flags = cudaMemAccessFlagsProtReadWrite;
+        check(cudaMemPoolSetAccess(other.pool.get(), &access, 1), "memory of several GPUs");
+    }
+    return true;
 }
 
 PeerSumParams PeerGroup::sums(int rank) const {

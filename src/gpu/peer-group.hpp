@@ -21,10 +21,11 @@ class PeerGroup {
     /// In a thread that has a device.
     explicit PeerGroup(int nRanks);
 
-    /// Makes the memory in which the GPU of `rank` receives, writable for those GPUs. Throws CudaError.
-    void sit(int rank, int gpuIndex, const std::vector<int>& writers);
-    /// False if not all ranks sit in time, or a stop is requested before.
-    bool waitForAll(std::stop_token lost);
+    /// Makes the memory in which the GPU of `rank` receives. Throws CudaError.
+    void sit(int rank, int gpuIndex);
+    /// Waits for the other ranks and lets the GPU of `rank` write into their memory. False if not all sit in time, or a
+    /// stop is requested before. Throws CudaError.
+    bool meet(int rank, std::stop_token lost);
 
     /// What a sum of `rank` needs to know; without x and n.
     PeerSumParams sums(int rank) const;
