@@ -155,6 +155,8 @@ class Backend {
 
     /// "cpu (avx2, 8 threads)", "cuda:0 (NVIDIA GeForce RTX 3060)".
     virtual std::string name() const = 0;
+    /// True if what it computes lies in host memory, so that download() is a mere copy.
+    virtual bool isHost() const { return true; }
 
     // Memory. What these return lives no longer than the backend.
     virtual Activations allocateActivations(int maxRows, int cols, bool quantized) = 0;
@@ -209,6 +211,27 @@ class Backend {
     virtual void gatherOutputs(const StepInputs& step, const Activations& x, Activations& out) = 0;
     /// logits = W in for nOutputs rows. (nOutputs, rows)
     virtual void head(const StepInputs& step, const Activations& in, const Matrix& w, Activations& logits) = 0;
+    /// What a sampler needs of each of the nOutputs rows of logits. Row i of `out` (nOutputs, bestLogitsCols(k)) is
+    ///     the largest logit, the sum over the row of exp((logit - largest) / temperature),
+    ///     the k best logits from the best down (of equal ones the lower token first), and
+    ///     their tokens, firstToken + column, as floats.
+    /// The sum has no meaning where the temperature (step.outputTemperatures) is 0. A row of fewer than k values is
+    /// filled up with -infinity and token -1. A row with a value that is not a number has one as its largest.
+    virtual void bestLogits(const StepInputs& step, const Activations& logits, int firstToken, int k,
+                            Activations& out) = 0;
+
+    /// A hint: of all weights this matrix (and `beside`, if ffnUp() will read two at once) is read next, behind a
+    /// meeting of the ranks. A backend may bring its beginning nearer meanwhile; results do not change.
+    virtual void prefetch(const Matrix& /*next*/, const Matrix* /*beside*/ = nullptr) {}
+    /// For whoever waits for other ranks: lets the backend's other threads begin with what prefetch() named, and does a
+    /// microsecond's worth of it in this one. False when nothing is left to do here.
+    virtual bool prefetchPiece() { return false; }
 };
+
+/// The most that bestLogits() is asked for.
+constexpr int kMaxBestLogits = 64;
+constexpr int bestLogitsCols(int k) {
+    return 2 + 2 * k;
+}
 
 }  // namespace dllama

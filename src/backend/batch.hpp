@@ -34,6 +34,10 @@ struct Batch {
     std::vector<int32_t> blockTables;    // (nSequences, maxBlocks) physical block of each kKvBlockPositions positions
     std::vector<int32_t> outputRows;     // (nOutputs) ascending; the tokens whose logits are wanted
 
+    /// So many of the best logits of each output row, and of each rank's part of it, are looked for at once; 0: none.
+    int nBest = 0;
+    std::vector<float> outputTemperatures;  // (nOutputs), or empty without nBest; 0: greedy
+
     int nOutputs() const { return static_cast<int>(outputRows.size()); }
 };
 
@@ -52,6 +56,7 @@ struct StepInputs {
     const int32_t* sequences = nullptr;
     const int32_t* blockTables = nullptr;
     const int32_t* outputRows = nullptr;
+    const float* outputTemperatures = nullptr;
     /// The same batch in host memory.
     const Batch* host = nullptr;
 };

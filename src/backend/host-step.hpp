@@ -22,6 +22,7 @@ inline StepInputs hostStepInputs(const Batch& batch) {
     step.sequences = batch.sequences.data();
     step.blockTables = batch.blockTables.data();
     step.outputRows = batch.outputRows.data();
+    step.outputTemperatures = batch.outputTemperatures.data();
     step.host = &batch;
     return step;
 }

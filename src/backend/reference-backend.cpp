@@ -317,6 +317,29 @@ class ReferenceBackend final : public Backend {
         multiplyRows(step.nOutputs, in, w, logits, false);
     }
 
+    void bestLogits(const StepInputs& step, const Activations& logits, int firstToken, int k,
+                    Activations& out) override {
+        const int n = logits.cols;
+        for (int i = 0; i < step.nOutputs; i++) {
+            const float* row = logits.f32 + static_cast<size_t>(i) * n;
+            std::vector<int> order(n);
+            std::iota(order.begin(), order.end(), 0);
+            const auto broken = std::find_if(row, row + n, [](float value) { return std::isnan(value); });
+            if (broken == row + n)
+                std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return row[a] > row[b]; });
+            const double largest = broken == row + n ? (n > 0 ? row[order[0]] : -INFINITY) : NAN;
+            double sum = 0.0;
+            for (int j = 0; j < n; j++) sum += std::exp((row[j] - largest) / step.outputTemperatures[i]);
+            float* to = out.f32 + static_cast<size_t>(i) * out.cols;
+            to[0] = static_cast<float>(largest);
+            to[1] = static_cast<float>(sum);
+            for (int j = 0; j < k; j++) {
+                to[2 + j] = j < n ? row[order[j]] : -INFINITY;
+                to[2 + k + j] = j < n ? static_cast<float>(firstToken + order[j]) : -1.0f;
+            }
+        }
+    }
+
   private:
     static void multiplyRows(int rows, const Activations& in, const Matrix& w, Activations& out, bool accumulate) {
         for (int t = 0; t < rows; t++) {

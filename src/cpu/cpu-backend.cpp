@@ -8,6 +8,7 @@
 #include "backend/host-step.hpp"
 #include "base/errors.hpp"
 #include "cpu/attention.hpp"
+#include "cpu/best-logits.hpp"
 #include "cpu/cpu-matrix.hpp"
 #include "cpu/cpu-memory.hpp"
 #include "cpu/cpu-work.hpp"
@@ -209,6 +210,11 @@ class CpuBackend final : public Backend {
         product(step.nOutputs, in, cpuMatrix(w), logits, false);
     }
 
+    void bestLogits(const StepInputs& step, const Activations& logits, int firstToken, int k,
+                    Activations& out) override {
+        findBestLogits(work_, bestScratch_, step, logits, firstToken, k, out);
+    }
+
   private:
     static void checkInput(const Activations& in, const CpuMatrix& w) {
         DLLAMA_CHECK(in.cols == w.cols && (in.q80 || !isQuantized(w.dtype)));
@@ -247,6 +253,7 @@ class CpuBackend final : public Backend {
     AttentionScratch attentionScratch_;
     ExpertScratch expertScratch_;
     Scratch routerScratch_;
+    Scratch bestScratch_;
 };
 
 }  // namespace

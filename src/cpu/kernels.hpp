@@ -77,6 +77,9 @@ struct CpuKernels {
     void (*silu)(const float* gate, const float* up, float* out, int64_t n) noexcept;
     void (*geluTanh)(const float* gate, const float* up, float* out, int64_t n) noexcept;
 
+    /// The sum of exp((x - largest) * scale), n values.
+    float (*sumExp)(const float* x, int64_t n, float largest, float scale) noexcept;
+
     void (*f32ToF16)(const float* x, uint16_t* out, int64_t n) noexcept;
     void (*f16ToF32)(const uint16_t* x, float* out, int64_t n) noexcept;
 

@@ -323,19 +323,37 @@ void ClusterForward::loadOwn() {
     loadedPlan_ = plan_.hash();
 }
 
-void ClusterForward::forward(const Batch& batch, std::vector<float>& logits) {
-    if (!decoder_) throw PeerLost(1, "the cluster could not be put together again");
-    try {
+void ClusterForward::forward(const Batch& batch, std::vector<float>& best) {
+    runStep([&] {
         encodeBatch(batch, encoded_);
-        for (const auto& link : links_) try {
-                sendFrame(*link->data, static_cast<uint32_t>(session_), FrameType::Batch, encoded_, after(kSendLimit));
-            } catch (const ConnectionError& error) {
-                throw PeerLost(link->rank, "{}", error.what());
-            }
+        sendToAll(FrameType::Batch, encoded_);
         const Clock::time_point begin = Clock::now();
-        decoder_->forward(batch, logits);
+        decoder_->forward(batch, best);
         stepSeconds_ += std::chrono::duration<double>(Clock::now() - begin).count();
         nLosses_ = 0;
+    });
+}
+
+void ClusterForward::gatherLogits(std::vector<float>& logits) {
+    runStep([&] {
+        sendToAll(FrameType::Rows, {});
+        decoder_->gatherLogits(logits);
+    });
+}
+
+void ClusterForward::sendToAll(FrameType type, std::span<const std::byte> payload) {
+    for (const auto& link : links_) try {
+            sendFrame(*link->data, static_cast<uint32_t>(session_), type, payload, after(kSendLimit));
+        } catch (const ConnectionError& error) {
+            throw PeerLost(link->rank, "{}", error.what());
+        }
+}
+
+/// What all ranks do together: a loss gets the heartbeat's words for it.
+void ClusterForward::runStep(const std::function<void()>& body) {
+    if (!decoder_) throw PeerLost(1, "the cluster could not be put together again");
+    try {
+        body();
     } catch (const PeerLost& error) {
         rethrowLost(error);
     }

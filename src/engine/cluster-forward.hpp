@@ -54,7 +54,9 @@ class ClusterForward final : public ForwardPass {
                    const DecoderLimits& limits, ClusterOptions options);
     ~ClusterForward() override;
 
-    void forward(const Batch& batch, std::vector<float>& logits) override;
+    void forward(const Batch& batch, std::vector<float>& best) override;
+    void gatherLogits(std::vector<float>& logits) override;
+    bool logitsAreNear() const override { return decoder_ && decoder_->logitsAreNear(); }
     /// Waits for lost workers; then goes on with those that are there, if they can hold the model.
     void recover(const PeerLost& lost) override;
     const DecoderLimits& limits() const override { return limits_; }
@@ -80,6 +82,8 @@ class ClusterForward final : public ForwardPass {
     void prepareWorker(Link& link, const std::string& setup);
     void loadOwn();
     void teardown();
+    void sendToAll(FrameType type, std::span<const std::byte> payload);
+    void runStep(const std::function<void()>& body);
     void noteLost(int node, const std::string& reason);
     void hear(int node, const Frame& frame);
     void forEachLink(const std::function<void(Link&)>& body);

@@ -66,8 +66,7 @@ StepReport Engine::step() {
         try {
             return tryStep();
         } catch (const PeerLost& lost) {
-            forward_.recover(lost);
-            for (auto& [id, sequence] : sequences_) sequence.nCached = 0;
+            recover(lost);
         }
     }
 }
@@ -100,22 +99,56 @@ StepReport Engine::tryStep() {
 
     const auto begin = std::chrono::steady_clock::now();
     const Traffic before = forward_.traffic();
-    forward_.forward(buildBatch(arch_, embeddings_, parts), logits_);
+    Batch batch = buildBatch(arch_, embeddings_, parts);
+    if (!forward_.logitsAreNear())
+        for (const Sequence* sequence : finishing) {
+            batch.nBest = std::max(batch.nBest, Sampler::bestNeeded(sequence->sampler->params()));
+            batch.outputTemperatures.push_back(sequence->sampler->params().temperature);
+        }
+    forward_.forward(batch, best_);
+    const std::vector<int> tokens = sampleRows(finishing, batch.nBest);
     const Traffic after = forward_.traffic();
     report.traffic = {after.syncSeconds - before.syncSeconds, after.sentBytes - before.sentBytes,
                       after.receivedBytes - before.receivedBytes};
 
     for (size_t i = 0; i < active.size(); i++) active[i]->nCached += counts[i];
-    const size_t vocabulary = static_cast<size_t>(arch_.config.vocabSize);
-    for (size_t row = 0; row < finishing.size(); row++)
-        deliver(*finishing[row], std::span(logits_).subspan(row * vocabulary, vocabulary), report);
+    for (size_t row = 0; row < finishing.size(); row++) deliver(*finishing[row], tokens[row], report);
     report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     return report;
 }
 
-/// Samples the sequence's next token and decides whether its answer ends.
-void Engine::deliver(Sequence& sequence, std::span<float> logits, StepReport& report) {
-    const int token = sequence.sampler->sample(logits, sequence.tokens);
+/// The next token of each sequence: from the best logits if they decide it, from the whole row otherwise.
+std::vector<int> Engine::sampleRows(std::span<Sequence* const> rows, int nBest) {
+    std::vector<int> tokens;
+    std::vector<Sampler> before;
+    bool gathered = false;
+    for (size_t i = 0; i < rows.size(); i++) {
+        Sequence& sequence = *rows[i];
+        before.push_back(*sequence.sampler);
+        std::optional<int> token;
+        if (nBest > 0 && Sampler::bestNeeded(sequence.sampler->params()) > 0) {
+            const size_t cols = best_.size() / rows.size();
+            token = sequence.sampler->sampleBest(std::span(best_).subspan(i * cols, cols), nBest);
+        }
+        if (!token) {
+            if (!gathered) try {
+                    forward_.gatherLogits(logits_);
+                    gathered = true;
+                } catch (const PeerLost&) {
+                    // The step will be computed again: it shall draw the same numbers.
+                    for (size_t j = 0; j <= i; j++) *rows[j]->sampler = before[j];
+                    throw;
+                }
+            const size_t vocabulary = static_cast<size_t>(arch_.config.vocabSize);
+            token = sequence.sampler->sample(std::span(logits_).subspan(i * vocabulary, vocabulary), sequence.tokens);
+        }
+        tokens.push_back(*token);
+    }
+    return tokens;
+}
+
+/// Appends the sequence's next token and decides whether its answer ends.
+void Engine::deliver(Sequence& sequence, int token, StepReport& report) {
     const std::vector<int>& stops = sequence.stop.stopTokens;
     const int nAnswer = static_cast<int>(sequence.tokens.size()) + 1 - sequence.nPrompt;
     Finish finish = Finish::None;
@@ -131,29 +164,50 @@ void Engine::deliver(Sequence& sequence, std::span<float> logits, StepReport& re
 
 void Engine::score(std::span<const int> tokens, int outputBegin,
                    const std::function<void(int index, std::span<const float> logits)>& row) {
-    const int n = static_cast<int>(tokens.size());
-    const int sequence = open(n);
-    const std::vector<int>& blocks = sequences_.at(sequence).blocks;
-    const int prefix = prefixLength(arch_, tokens);
-    const DecoderLimits& limits = forward_.limits();
+    const int sequence = open(static_cast<int>(tokens.size()));
     try {
-        for (int begin = 0, end = 0; begin < n; begin = end) {
-            end = std::min(n, begin + std::min(limits.maxTokens, limits.maxOutputs));
-            if (begin < prefix) end = std::max(end, prefix);
-            if (end - begin > limits.maxTokens || end - std::max(begin, outputBegin) > limits.maxOutputs)
-                throw ConfigError("this model computes a prompt in one step: {} tokens, a step has {} and {} outputs",
-                                  prefix, limits.maxTokens, limits.maxOutputs);
-            const BatchPart part{tokens, blocks, begin, end, outputBegin};
-            forward_.forward(buildBatch(arch_, embeddings_, std::span(&part, 1)), logits_);
-            const size_t vocabulary = static_cast<size_t>(arch_.config.vocabSize);
-            for (int i = std::max(begin, outputBegin), at = 0; i < end; i++, at++)
-                row(i, std::span<const float>(logits_).subspan(at * vocabulary, vocabulary));
+        for (int told = outputBegin;;) {
+            try {
+                scoreFrom(sequences_.at(sequence).blocks, tokens, told, row);
+                break;
+            } catch (const PeerLost& lost) {
+                recover(lost);
+            }
         }
     } catch (...) {
         close(sequence);
         throw;
     }
     close(sequence);
+}
+
+/// Hands over the rows from `told` on, and moves it along.
+void Engine::scoreFrom(const std::vector<int>& blocks, std::span<const int> tokens, int& told,
+                       const std::function<void(int index, std::span<const float> logits)>& row) {
+    const int n = static_cast<int>(tokens.size());
+    const int prefix = prefixLength(arch_, tokens);
+    const DecoderLimits& limits = forward_.limits();
+    const size_t vocabulary = static_cast<size_t>(arch_.config.vocabSize);
+    for (int begin = 0, end = 0; begin < n; begin = end) {
+        end = std::min(n, begin + std::min(limits.maxTokens, limits.maxOutputs));
+        if (begin < prefix) end = std::max(end, prefix);
+        const int first = std::max(begin, told);
+        if (end - begin > limits.maxTokens || end - first > limits.maxOutputs)
+            throw ConfigError("this model computes a prompt in one step: {} tokens, a step has {} and {} outputs",
+                              prefix, limits.maxTokens, limits.maxOutputs);
+        const BatchPart part{tokens, blocks, begin, end, first};
+        forward_.forward(buildBatch(arch_, embeddings_, std::span(&part, 1)), best_);
+        if (first >= end) continue;
+        forward_.gatherLogits(logits_);
+        for (int i = first; i < end; i++, told++)
+            row(i, std::span<const float>(logits_).subspan((i - first) * vocabulary, vocabulary));
+    }
+}
+
+/// After a loss nothing is cached any more.
+void Engine::recover(const PeerLost& lost) {
+    forward_.recover(lost);
+    for (auto& [id, sequence] : sequences_) sequence.nCached = 0;
 }
 
 }  // namespace dllama

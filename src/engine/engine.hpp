@@ -56,7 +56,7 @@ class Engine {
     StepReport step();
 
     /// Computes `tokens` from the start and hands over the logits of each token from `outputBegin` on, in order:
-    /// row(index, logits). Uses cache of its own, given back at the end.
+    /// row(index, logits). Uses cache of its own, given back at the end. Recovers from a lost rank like step().
     void score(std::span<const int> tokens, int outputBegin,
                const std::function<void(int index, std::span<const float> logits)>& row);
 
@@ -64,7 +64,11 @@ class Engine {
 
   private:
     StepReport tryStep();
-    void deliver(Sequence& sequence, std::span<float> logits, StepReport& report);
+    std::vector<int> sampleRows(std::span<Sequence* const> rows, int nBest);
+    void deliver(Sequence& sequence, int token, StepReport& report);
+    void scoreFrom(const std::vector<int>& blocks, std::span<const int> tokens, int& told,
+                   const std::function<void(int index, std::span<const float> logits)>& row);
+    void recover(const PeerLost& lost);
 
     const Architecture& arch_;
     const EmbeddingTable& embeddings_;
@@ -72,7 +76,7 @@ class Engine {
     BlockPool blocks_;
     std::map<int, Sequence> sequences_;
     int nextId_ = 0;
-    std::vector<float> logits_;
+    std::vector<float> best_, logits_;
 };
 
 }  // namespace dllama

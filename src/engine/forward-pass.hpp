@@ -20,9 +20,14 @@ struct Traffic {
 class ForwardPass {
   public:
     virtual ~ForwardPass() = default;
-    /// Runs one step; `logits` becomes (nOutputs, vocab size). Throws PeerLost when the cached positions of all
-    /// sequences are lost and must be computed again.
-    virtual void forward(const Batch& batch, std::vector<float>& logits) = 0;
+    /// Runs one step. If batch.nBest is not 0, `best` becomes (nOutputs, parts * bestLogitsCols(nBest)): the best
+    /// logits of each part of the vocabulary. Throws PeerLost when the cached positions of all sequences are lost and
+    /// must be computed again.
+    virtual void forward(const Batch& batch, std::vector<float>& best) = 0;
+    /// All logits of the last step, (nOutputs, vocab size). Throws PeerLost like forward().
+    virtual void gatherLogits(std::vector<float>& logits) = 0;
+    /// True if gatherLogits() costs next to nothing, so that there is no point in asking for the best ones.
+    virtual bool logitsAreNear() const = 0;
     /// Makes forward() possible again after PeerLost, with an empty cache: waits for the lost rank or goes on without
     /// it. Throws `lost` again if neither is possible.
     virtual void recover(const PeerLost& lost) { throw lost; }
@@ -34,7 +39,9 @@ class ForwardPass {
 class LocalForward final : public ForwardPass {
   public:
     explicit LocalForward(Decoder& decoder) : decoder_(decoder) {}
-    void forward(const Batch& batch, std::vector<float>& logits) override { decoder_.forward(batch, logits); }
+    void forward(const Batch& batch, std::vector<float>& best) override { decoder_.forward(batch, best); }
+    void gatherLogits(std::vector<float>& logits) override { decoder_.gatherLogits(logits); }
+    bool logitsAreNear() const override { return decoder_.logitsAreNear(); }
     const DecoderLimits& limits() const override { return decoder_.limits(); }
 
   private:

@@ -5,6 +5,7 @@
 #include <limits>
 #include <unordered_set>
 
+#include "backend/backend.hpp"
 #include "base/errors.hpp"
 
 namespace dllama {
@@ -62,35 +63,81 @@ int Sampler::sample(std::span<float> logits, std::span<const int> history) {
         if (std::isnan(logits[i])) throw Error("{}", kNotNumbers);
         candidates_[i] = {logits[i] / params_.temperature, static_cast<int>(i)};
     }
-    const auto likelier = [](const Candidate& a, const Candidate& b) {
-        return a.weight != b.weight ? a.weight > b.weight : a.token < b.token;
-    };
     const bool limited = params_.topK > 0 && static_cast<size_t>(params_.topK) < n;
-    size_t kept = limited ? static_cast<size_t>(params_.topK) : n;
-    std::partial_sort(candidates_.begin(), candidates_.begin() + kept, candidates_.end(), likelier);
+    const size_t kept = limited ? static_cast<size_t>(params_.topK) : n;
+    std::partial_sort(candidates_.begin(), candidates_.begin() + kept, candidates_.end());
+    candidates_.resize(kept);
+    return draw(true, 0.0).value();
+}
 
-    // Softmax over what is left, then the filters on its cumulated probability.
+int Sampler::bestNeeded(const SamplingParams& params) {
+    if (params.repetitionPenalty != 1.0f || params.topK > kMaxBestLogits) return 0;
+    return params.temperature == 0.0f ? 1 : kMaxBestLogits;
+}
+
+std::optional<int> Sampler::sampleBest(std::span<const float> parts, int nBest) {
+    candidates_.clear();
+    // What a part has not told is less likely than the last that it told.
+    std::optional<Candidate> untold;
+    const auto cols = static_cast<size_t>(bestLogitsCols(nBest));
+    for (size_t at = 0; at < parts.size(); at += cols) {
+        if (std::isnan(parts[at])) throw Error("{}", kNotNumbers);
+        for (int i = 0; i < nBest; i++) {
+            const Candidate candidate{parts[at + 2 + i], static_cast<int>(parts[at + 2 + nBest + i])};
+            if (candidate.token < 0) break;
+            candidates_.push_back(candidate);
+            if (i + 1 == nBest && (!untold || candidate < *untold)) untold = candidate;
+        }
+    }
+    std::sort(candidates_.begin(), candidates_.end());
+    if (untold) std::erase_if(candidates_, [&](const Candidate& candidate) { return *untold < candidate; });
+    if (candidates_.empty()) return std::nullopt;
+    if (params_.temperature == 0.0f) return candidates_[0].token;
+
+    const float temperature = params_.temperature;
+    double total = 0.0;
+    for (size_t at = 0; at < parts.size(); at += cols)
+        total += parts[at + 1] * std::exp((double{parts[at]} - candidates_[0].weight) / temperature);
+    for (Candidate& candidate : candidates_) candidate.weight /= temperature;
+    const auto limit = static_cast<size_t>(params_.topK);
+    if (limit > 0 && limit <= candidates_.size()) {
+        candidates_.resize(limit);
+        return draw(true, 0.0);
+    }
+    return limit > 0 && untold ? std::nullopt : draw(!untold, total);
+}
+
+std::optional<int> Sampler::draw(bool complete, double total) {
+    // Softmax, then the filters on its cumulated probability.
     const float largest = candidates_[0].weight;
     double sum = 0.0;
-    for (size_t i = 0; i < kept; i++) sum += candidates_[i].weight = std::exp(candidates_[i].weight - largest);
+    for (Candidate& candidate : candidates_) sum += candidate.weight = std::exp(candidate.weight - largest);
+    size_t kept = candidates_.size();
     if (params_.minP > 0.0f) {
+        if (!complete && candidates_.back().weight >= params_.minP) return std::nullopt;
         while (candidates_[kept - 1].weight < params_.minP) sum -= candidates_[--kept].weight;
+        complete = true;
     }
+    if (!complete) sum = total;
     if (params_.topP > 0.0f && params_.topP < 1.0f) {
         double passed = 0.0;
         size_t nucleus = 0;
         while (nucleus < kept && passed < params_.topP * sum) passed += candidates_[nucleus++].weight;
+        if (!complete && passed < params_.topP * sum) return std::nullopt;
         kept = nucleus;
         sum = passed;
+        complete = true;
     }
 
     // 53 random bits as a number in [0, 1): std::uniform_real_distribution differs between libraries.
+    const std::mt19937_64 before = random_;
     double left = static_cast<double>(random_() >> 11) * 0x1p-53 * sum;
-    for (size_t i = 0; i + 1 < kept; i++) {
+    for (size_t i = 0; i < kept; i++) {
         left -= candidates_[i].weight;
-        if (left < 0.0) return candidates_[i].token;
+        if (left < 0.0 || (complete && i + 1 == kept)) return candidates_[i].token;
     }
-    return candidates_[kept - 1].token;
+    random_ = before;
+    return std::nullopt;
 }
 
 }  // namespace dllama

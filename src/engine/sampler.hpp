@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <random>
 #include <span>
 #include <vector>
@@ -23,16 +24,31 @@ void checkSamplingParams(const SamplingParams& params);
 class Sampler {
   public:
     explicit Sampler(const SamplingParams& params);
+    const SamplingParams& params() const { return params_; }
 
     /// `logits` is changed. `history` are the tokens so far. Of equal logits the lower id is the more likely one.
     /// Throws Error if a logit is not a number.
     int sample(std::span<float> logits, std::span<const int> history);
 
+    /// How many of the best logits sampleBest() wants (1 or kMaxBestLogits); 0: these parameters need whole rows.
+    static int bestNeeded(const SamplingParams& params);
+    /// The token that sample() would draw, from what Backend::bestLogits found in the parts of the vocabulary, side by
+    /// side: (parts * bestLogitsCols(nBest)). Nothing, and no random number used up, if that does not decide it.
+    std::optional<int> sampleBest(std::span<const float> parts, int nBest);
+
   private:
     struct Candidate {
-        float weight;  // logit, then probability
+        float weight;  // logit, then relative probability
         int token;
+        bool operator<(const Candidate& other) const {
+            return weight != other.weight ? weight > other.weight : token < other.token;
+        }
     };
+
+    /// Draws from candidates_: logits divided by the temperature, the likeliest first. Unless they are `complete`, more
+    /// tokens could be drawn, and `total` is the sum of exp(weight - largest weight) over all of them; nothing is drawn
+    /// if it may have to be one of those.
+    std::optional<int> draw(bool complete, double total);
 
     SamplingParams params_;
     std::mt19937_64 random_;

@@ -349,13 +349,14 @@ void Worker::computeSteps(Session& session, Connection& root, const ClusterSetup
     const Visible visible(*this, session, communicator);
     const BatchLimits limits = batchLimits(l.arch, setup.limits, embeddingType(setup));
     Batch batch;
-    std::vector<float> logits;
+    std::vector<float> none;
     for (;;) {
-        const Frame frame = receiveFrame(root, session.id(), {FrameType::Batch}, kNoDeadline, limits.maxBytes());
-        decodeBatch(frame.payload, limits, root.peer(), batch);
+        const Frame frame =
+            receiveFrame(root, session.id(), {FrameType::Batch, FrameType::Rows}, kNoDeadline, limits.maxBytes());
+        if (frame.type == FrameType::Batch) decodeBatch(frame.payload, limits, root.peer(), batch);
         const Clock::time_point begin = Clock::now();
         try {
-            decoder.forward(batch, logits);
+            frame.type == FrameType::Batch ? decoder.forward(batch, none) : decoder.gatherLogits(none);
         } catch (const PeerLost& lost) {
             // The root's line has its own words for it; another rank is known to the root by the address it listens on.
             if (lost.rank == 0) throw;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <numeric>
 
 #include "base/errors.hpp"
 
@@ -43,15 +44,20 @@ Decoder::Decoder(const Architecture& arch, const ShardPlan& plan, int rank, cons
     if (c.isMixture()) routing_ = backend.allocateRouting(rows, c.nExpertsPerToken);
     last_ = backend.allocateActivations(limits.maxOutputs, c.hiddenSize, true);
     logits_ = backend.allocateActivations(limits.maxOutputs, share.vocabulary.size(), false);
+    best_[0] = backend.allocateActivations(limits.maxOutputs, bestLogitsCols(1), false);
+    best_[1] = backend.allocateActivations(limits.maxOutputs, bestLogitsCols(kMaxBestLogits), false);
 }
 
-void Decoder::forward(const Batch& batch, std::vector<float>& logits) {
+void Decoder::forward(const Batch& batch, std::vector<float>& best) {
     DLLAMA_CHECK(batch.nTokens > 0 && batch.nTokens <= limits_.maxTokens && batch.nOutputs() <= limits_.maxOutputs);
+    DLLAMA_CHECK(batch.nBest == 0 || batch.nBest == 1 || batch.nBest == kMaxBestLogits);
     const StepInputs& step = backend_.upload(batch);
-    const int nOutputs = step.nOutputs;
+    const int nBest = batch.nBest;
+    Activations& bestOut = best_[nBest > 1 ? 1 : 0];
+    nOutputs_ = step.nOutputs;
 
     // Attention kernels may size their work by the context's bucket, so it is part of the shape.
-    const std::string shape = fmt::format("{}/{}/{}/{}", step.nTokens, step.nSequences, nOutputs,
+    const std::string shape = fmt::format("{}/{}/{}/{}/{}", step.nTokens, step.nSequences, nOutputs_, nBest,
                                           std::bit_ceil(static_cast<unsigned>(step.maxVisible)));
     backend_.run(shape, [&] {
         backend_.embed(step, x_);
@@ -60,21 +66,34 @@ void Decoder::forward(const Batch& batch, std::vector<float>& logits) {
             const bool lastLayer = i + 1 == weights_.layers.size();
             attentionBlock(step, weights_.layers[i], kv_[i]);
             feedForwardBlock(step, weights_.layers[i],
-                             lastLayer ? &weights_.finalNorm : &weights_.layers[i + 1].attnNorm);
+                             lastLayer ? &weights_.finalNorm : &weights_.layers[i + 1].attnNorm,
+                             lastLayer ? weights_.head.get() : weights_.layers[i + 1].qkv.get());
         }
-        if (nOutputs > 0 && weights_.head) {
+        if (nOutputs_ == 0) return;
+        if (weights_.head) {
             backend_.gatherOutputs(step, normed_, last_);
             backend_.head(step, last_, *weights_.head, logits_);
         }
+        if (nBest > 0) backend_.bestLogits(step, logits_, plan_.share(rank_).vocabulary.begin, nBest, bestOut);
     });
 
-    if (rank_ > 0 || nOutputs == 0) logits.clear();
-    if (nOutputs == 0) return;
-    if (rank_ == 0) logits.resize(static_cast<size_t>(nOutputs) * arch_.config.vocabSize);
-    if (plan_.nRanks() == 1) return backend_.download(logits_, nOutputs, logits.data());
-    localLogits_.resize(static_cast<size_t>(nOutputs) * vocabularySizes_[rank_]);
-    backend_.download(logits_, nOutputs, localLogits_.data());
-    comm_.gatherRows(localLogits_, nOutputs, vocabularySizes_, logits.data());
+    best.clear();
+    if (nOutputs_ == 0 || nBest == 0) return;
+    gather(bestOut, std::vector<int>(plan_.nRanks(), bestOut.cols), best);
+}
+
+void Decoder::gatherLogits(std::vector<float>& logits) {
+    gather(logits_, vocabularySizes_, logits);
+}
+
+/// The rows of all ranks side by side on rank 0.
+void Decoder::gather(const Activations& from, std::span<const int> colsOfRank, std::vector<float>& all) {
+    all.resize(rank_ == 0 ? static_cast<size_t>(nOutputs_) * std::accumulate(colsOfRank.begin(), colsOfRank.end(), 0)
+                          : 0);
+    if (plan_.nRanks() == 1) return backend_.download(from, nOutputs_, all.data());
+    local_.resize(static_cast<size_t>(nOutputs_) * colsOfRank[rank_]);
+    backend_.download(from, nOutputs_, local_.data());
+    comm_.gatherRows(local_, nOutputs_, colsOfRank, all.data());
 }
 
 /// x += attention(normed); normed = ffnNorm(x)
@@ -87,6 +106,7 @@ void Decoder::attentionBlock(const StepInputs& step, const LayerWeights& w, KvLa
     } else {
         backend_.clear(step, y_);
     }
+    prefetchFfn(w);
     comm_.allReduceSum(step, y_);
     backend_.addNorm(step, {.x = &x_,
                             .y = &y_,
@@ -97,14 +117,22 @@ void Decoder::attentionBlock(const StepInputs& step, const LayerWeights& w, KvLa
                             .out = &normed_});
 }
 
+/// What the feed-forward part reads whichever experts are chosen.
+void Decoder::prefetchFfn(const LayerWeights& w) {
+    const FfnWeights& ffn = w.moe ? w.moe->shared : w.ffn;
+    if (ffn.up) backend_.prefetch(*ffn.up, ffn.gate.get());
+}
+
 /// x += ffn(normed) or x += mixture(normed); normed = the next block's norm of x
-void Decoder::feedForwardBlock(const StepInputs& step, const LayerWeights& w, const Norm* nextNorm) {
+void Decoder::feedForwardBlock(const StepInputs& step, const LayerWeights& w, const Norm* nextNorm,
+                               const Matrix* nextMatrix) {
     if (w.moe)
         mixture(step, *w.moe);
     else if (w.ffn.up)
         denseFfn(step, w.ffn, hidden_, false);
     else
         backend_.clear(step, y_);
+    if (nextMatrix) backend_.prefetch(*nextMatrix);
     comm_.allReduceSum(step, y_);
     backend_.addNorm(step, {.x = &x_,
                             .y = &y_,
@@ -141,7 +169,8 @@ size_t Decoder::bufferBytes(const Architecture& arch, const RankShare& share, co
     const size_t values = size_t{3} * c.hiddenSize + (2 * share.heads.size() + 2 * share.kvHeads.size()) * c.headDim +
                           share.ffn.size() + share.shared.size();
     const size_t perToken = (sizeof(float) + 1) * values;  // f32, and about a byte for the Q80 forms
-    const size_t perOutput = sizeof(float) * (static_cast<size_t>(c.hiddenSize) + share.vocabulary.size());
+    const size_t perOutput = sizeof(float) * (static_cast<size_t>(c.hiddenSize) + share.vocabulary.size() +
+                                              bestLogitsCols(1) + bestLogitsCols(kMaxBestLogits));
     const size_t rope = size_t{2} * limits.maxPositions * c.rotaryDim / 2 * sizeof(float);
     return limits.maxTokens * perToken + limits.maxOutputs * perOutput + rope;
 }

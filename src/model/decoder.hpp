@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -28,9 +29,14 @@ class Decoder {
     Decoder(const Architecture& arch, const ShardPlan& plan, int rank, const Weights& weights, Backend& backend,
             Communicator& comm, const DecoderLimits& limits);
 
-    /// Runs one step. On rank 0 `logits` becomes (nOutputs, vocab size); on other ranks it is left empty. Throws
-    /// PeerLost if a rank is lost on the way; the KV cache is then undefined.
-    void forward(const Batch& batch, std::vector<float>& logits);
+    /// Runs one step. If batch.nBest is not 0, `best` becomes, on rank 0, (nOutputs, nRanks * bestLogitsCols(nBest)):
+    /// what each rank found in its part of the vocabulary. Throws PeerLost if a rank is lost on the way; the KV cache
+    /// is then undefined.
+    void forward(const Batch& batch, std::vector<float>& best);
+    /// Brings all logits of the last step to rank 0: (nOutputs, vocab size). Every rank must call it, or none.
+    void gatherLogits(std::vector<float>& logits);
+    /// True if gatherLogits() costs next to nothing, so that there is no point in looking for the best ones.
+    bool logitsAreNear() const { return plan_.nRanks() == 1 && backend_.isHost(); }
 
     const DecoderLimits& limits() const { return limits_; }
     size_t kvBytes() const { return kvBytes_; }
@@ -42,9 +48,12 @@ class Decoder {
 
   private:
     void attentionBlock(const StepInputs& step, const LayerWeights& w, KvLayer& kv);
-    void feedForwardBlock(const StepInputs& step, const LayerWeights& w, const Norm* nextNorm);
+    void feedForwardBlock(const StepInputs& step, const LayerWeights& w, const Norm* nextNorm,
+                          const Matrix* nextMatrix);
+    void prefetchFfn(const LayerWeights& w);
     void denseFfn(const StepInputs& step, const FfnWeights& w, Activations& hidden, bool accumulate);
     void mixture(const StepInputs& step, const MoeWeights& w);
+    void gather(const Activations& from, std::span<const int> colsOfRank, std::vector<float>& all);
 
     const Architecture& arch_;
     const ShardPlan& plan_;
@@ -71,7 +80,9 @@ class Decoder {
     Routing routing_;      // (nTokens, topK)
     Activations last_;     // (nOutputs, dim)
     Activations logits_;   // (nOutputs, vocabulary slice)
-    std::vector<float> localLogits_;
+    Activations best_[2];  // (nOutputs, bestLogitsCols(1) or bestLogitsCols(kMaxBestLogits))
+    int nOutputs_ = 0;     // of the last step
+    std::vector<float> local_;
 };
 
 }  // namespace dllama

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "backend/backend.hpp"
 #include "base/errors.hpp"
 
 namespace dllama {
@@ -10,7 +11,7 @@ namespace dllama {
 namespace {
 
 struct Counts {
-    int32_t nTokens = 0, nSequences = 0, maxBlocks = 0, nOutputs = 0, nRope = 0, embeddingBytes = 0;
+    int32_t nTokens = 0, nSequences = 0, maxBlocks = 0, nOutputs = 0, nRope = 0, embeddingBytes = 0, nBest = 0;
 };
 
 template <typename T>
@@ -36,7 +37,7 @@ size_t BatchLimits::maxBytes() const {
     const size_t tokens = static_cast<size_t>(maxTokens);
     const size_t blocks = static_cast<size_t>(nKvBlocks);
     return sizeof(Counts) + tokens * (storedBytes(embeddingType, dim) + sizeof(int32_t) * (3 + ropeParts)) +
-           tokens * blocks * sizeof(int32_t) + sizeof(int32_t) * static_cast<size_t>(maxOutputs);
+           tokens * blocks * sizeof(int32_t) + (sizeof(int32_t) + sizeof(float)) * static_cast<size_t>(maxOutputs);
 }
 
 void encodeBatch(const Batch& batch, std::vector<std::byte>& out) {
@@ -45,7 +46,8 @@ void encodeBatch(const Batch& batch, std::vector<std::byte>& out) {
                         batch.maxBlocks,
                         batch.nOutputs(),
                         static_cast<int32_t>(batch.ropePositions.size()),
-                        static_cast<int32_t>(batch.embeddings.size())};
+                        static_cast<int32_t>(batch.embeddings.size()),
+                        batch.nBest};
     const auto head = std::as_bytes(std::span(&counts, 1));
     out.assign(head.begin(), head.end());
     append(out, batch.embeddings);
@@ -55,6 +57,7 @@ void encodeBatch(const Batch& batch, std::vector<std::byte>& out) {
     append(out, batch.sequences);
     append(out, batch.blockTables);
     append(out, batch.outputRows);
+    append(out, batch.outputTemperatures);
 }
 
 void decodeBatch(std::span<const std::byte> bytes, const BatchLimits& limits, const std::string& peer, Batch& batch) {
@@ -65,13 +68,15 @@ void decodeBatch(std::span<const std::byte> bytes, const BatchLimits& limits, co
     const bool countsFit = c.nTokens > 0 && c.nTokens <= limits.maxTokens && c.nSequences > 0 &&
                            c.nSequences <= c.nTokens && c.maxBlocks >= 0 && c.maxBlocks <= limits.nKvBlocks &&
                            c.nOutputs >= 0 && c.nOutputs <= std::min(limits.maxOutputs, c.nTokens) &&
-                           c.nRope == c.nTokens * limits.ropeParts;
+                           c.nRope == c.nTokens * limits.ropeParts &&
+                           (c.nBest == 0 || c.nBest == 1 || c.nBest == kMaxBestLogits);
     if (!countsFit || static_cast<size_t>(c.embeddingBytes) !=
                           storedBytes(limits.embeddingType, static_cast<int64_t>(c.nTokens) * limits.dim))
         throw ProtocolError("{}: a batch of {} tokens, {} sequences, {} blocks and {} outputs is beyond the limits",
                             peer, c.nTokens, c.nSequences, c.maxBlocks, c.nOutputs);
     const size_t tables = static_cast<size_t>(c.nSequences) * c.maxBlocks;
-    const size_t values = 3 * static_cast<size_t>(c.nTokens) + c.nRope + tables + c.nOutputs;
+    const size_t temperatures = c.nBest > 0 ? c.nOutputs : 0;
+    const size_t values = 3 * static_cast<size_t>(c.nTokens) + c.nRope + tables + c.nOutputs + temperatures;
     if (bytes.size() != c.embeddingBytes + values * sizeof(int32_t))
         throw ProtocolError("{}: a batch of {} tokens has {} bytes, must have {}", peer, c.nTokens, bytes.size(),
                             c.embeddingBytes + values * sizeof(int32_t));
@@ -86,12 +91,17 @@ void decodeBatch(std::span<const std::byte> bytes, const BatchLimits& limits, co
     take(bytes, c.nTokens, batch.sequences);
     take(bytes, tables, batch.blockTables);
     take(bytes, c.nOutputs, batch.outputRows);
+    batch.nBest = c.nBest;
+    take(bytes, temperatures, batch.outputTemperatures);
 
     const int positions = std::min(limits.maxPositions, c.maxBlocks * kKvBlockPositions);
     if (!allWithin(batch.positions, 0, positions) || !allWithin(batch.visible, 1, positions + 1) ||
         !allWithin(batch.ropePositions, 0, limits.maxPositions) || !allWithin(batch.sequences, 0, c.nSequences) ||
         !allWithin(batch.blockTables, 0, limits.nKvBlocks) || !allWithin(batch.outputRows, 0, c.nTokens))
         throw ProtocolError("{}: a batch names a position, block or row that does not exist", peer);
+    for (const float temperature : batch.outputTemperatures)
+        if (!(temperature >= 0.0f && temperature <= 1e6f))
+            throw ProtocolError("{}: a batch with a temperature of {}", peer, temperature);
 }
 
 }  // namespace dllama

@@ -31,7 +31,7 @@ enum class FrameType : uint16_t {
     Start,       // f64 latency in us, f64 bytes per us: what collectives choose their algorithm by
     Batch,       // a step's inputs
     Part,        // a rank's part of an all-reduce
-    Rows,        // a rank's part of a gather
+    Rows,        // a rank's part of a gather; empty from the root: bring the last step's logits
     Probe,       // bytes of no meaning, to measure the line
     Heartbeat,   // I am alive
     Failure,     // text: why this side gives up

@@ -55,11 +55,13 @@ class AlteredForward final : public ForwardPass {
   public:
     using Alter = std::function<void(Batch&)>;
     AlteredForward(Decoder& decoder, Alter alter) : decoder_(decoder), alter_(std::move(alter)) {}
-    void forward(const Batch& batch, std::vector<float>& logits) override {
+    void forward(const Batch& batch, std::vector<float>& best) override {
         Batch altered = batch;
         if (alter_) alter_(altered);
-        decoder_.forward(altered, logits);
+        decoder_.forward(altered, best);
     }
+    void gatherLogits(std::vector<float>& logits) override { decoder_.gatherLogits(logits); }
+    bool logitsAreNear() const override { return decoder_.logitsAreNear(); }
     const DecoderLimits& limits() const override { return decoder_.limits(); }
 
   private:

@@ -217,7 +217,7 @@ TEST_F(Hostile, RecordedLineIsOfNoUse) {
 TEST_F(Hostile, AnotherVersionIsToldSo) {
     WorkerThread worker;
     const nlohmann::json hello = {
-        {"protocol", kProtocolVersion + 1}, {"build", "9.9"}, {"identity", "dllama/2 control 00000000000000ab 0 1"}};
+        {"protocol", kProtocolVersion + 1}, {"build", "9.9"}, {"identity", "dllama/3 control 00000000000000ab 0 1"}};
     PlainConnection connection(connectTcp(worker.address(), after(seconds(5))), "worker");
     sendFrame(connection, 0, FrameType::Hello, hello.dump(), after(seconds(5)));
     const Frame answer = receiveFrame(connection, 0, {FrameType::Welcome}, after(seconds(5)));

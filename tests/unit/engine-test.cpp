@@ -83,6 +83,69 @@ TEST(SamplerTest, RefusesNonsense) {
     EXPECT_THROW(draw({}, {1.0f, NAN}), Error);
 }
 
+/// What Backend::bestLogits finds in `nParts` parts of the row.
+std::vector<float> bestOf(const std::vector<float>& logits, int nParts, int k, float temperature) {
+    const auto backend = makeReferenceBackend();
+    std::vector<float> all;
+    const int n = static_cast<int>(logits.size());
+    for (int part = 0; part < nParts; part++) {
+        const int begin = n * part / nParts, end = n * (part + 1) / nParts;
+        Activations row = backend->allocateActivations(1, end - begin, false);
+        Activations best = backend->allocateActivations(1, bestLogitsCols(k), false);
+        std::copy(logits.begin() + begin, logits.begin() + end, row.f32);
+        StepInputs step;
+        step.nOutputs = 1;
+        step.outputTemperatures = &temperature;
+        backend->bestLogits(step, row, begin, k, best);
+        all.insert(all.end(), best.f32, best.f32 + best.cols);
+    }
+    return all;
+}
+
+TEST(SamplerTest, BestLogitsDecideLikeWholeRows) {
+    const std::vector<SamplingParams> all = {{.temperature = 0.0f},
+                                             {.temperature = 0.8f, .topP = 0.9f},
+                                             {.temperature = 1.0f, .topP = 0.5f},
+                                             {.temperature = 1.5f, .topP = 1.0f},
+                                             {.temperature = 1.0f, .topP = 0.0f, .topK = 5},
+                                             {.temperature = 1.0f, .topP = 0.9f, .topK = 60},
+                                             {.temperature = 1.0f, .topP = 1.0f, .minP = 0.05f},
+                                             {.temperature = 1.0f, .topP = 0.8f, .minP = 0.01f}};
+    std::mt19937 random(7);
+    for (const float spread : {1.0f, 4.0f}) {
+        std::normal_distribution<float> normal(0.0f, spread);
+        for (const SamplingParams& params : all) {
+            Sampler whole(params), best(params);
+            const int k = Sampler::bestNeeded(params);
+            int decided = 0;
+            for (int i = 0; i < 200; i++) {
+                std::vector<float> logits(1000);
+                for (float& logit : logits) logit = normal(random);
+                logits[random() % 1000] = logits[3];  // equals
+                const std::vector<float> parts = bestOf(logits, 1 + i % 5, k, params.temperature);
+                std::optional<int> token = best.sampleBest(parts, k);
+                decided += token.has_value();
+                std::vector<float> copy = logits;
+                if (!token) token = best.sample(copy, {});
+                EXPECT_EQ(*token, whole.sample(logits, {}));
+            }
+            if (spread > 2.0f) {
+                EXPECT_GT(decided, 150) << params.temperature << " " << params.topP;
+            }
+        }
+    }
+}
+
+TEST(SamplerTest, BestLogitsKnowWhatTheyCannotDecide) {
+    EXPECT_EQ(Sampler::bestNeeded({.temperature = 0.0f, .repetitionPenalty = 1.1f}), 0);
+    EXPECT_EQ(Sampler::bestNeeded({.topK = kMaxBestLogits + 1}), 0);
+    const std::vector<float> flat(5000, 1.0f);
+    EXPECT_FALSE(Sampler({.temperature = 1.0f, .topP = 0.9f}).sampleBest(bestOf(flat, 2, kMaxBestLogits, 1.0f), 64));
+    std::vector<float> broken(5000, 1.0f);
+    broken[4999] = NAN;
+    EXPECT_THROW(Sampler({.temperature = 0.0f}).sampleBest(bestOf(broken, 3, 1, 0.0f), 1), Error);
+}
+
 // Scheduler ----------------------------------------------------------------------------------------------------------
 
 TEST(SchedulerTest, WritingSequencesComeFirst) {
@@ -180,31 +243,71 @@ TEST_F(EngineTest, RefusesImpossiblePrompts) {
 /// A forward pass whose cluster loses a rank at chosen steps.
 class FlakyForward final : public ForwardPass {
   public:
-    explicit FlakyForward(ForwardPass& real) : real_(real) {}
-    void forward(const Batch& batch, std::vector<float>& logits) override {
-        if (step_++ % 3 == 2) throw PeerLost(1, "rank 1 is gone");
-        real_.forward(batch, logits);
+    FlakyForward(ForwardPass& real, bool logitsAreNear) : real_(real), logitsAreNear_(logitsAreNear) {}
+    void forward(const Batch& batch, std::vector<float>& best) override {
+        lose();
+        real_.forward(batch, best);
     }
+    void gatherLogits(std::vector<float>& logits) override {
+        lose();
+        real_.gatherLogits(logits);
+    }
+    bool logitsAreNear() const override { return logitsAreNear_; }
     void recover(const PeerLost&) override { recoveries++; }
     const DecoderLimits& limits() const override { return real_.limits(); }
     int recoveries = 0;
 
   private:
+    void lose() {
+        // At growing distances, so that an answer that begins anew is finished at last.
+        if (++call_ < next_) return;
+        next_ = call_ + distance_++;
+        throw PeerLost(1, "rank 1 is gone");
+    }
     ForwardPass& real_;
-    int step_ = 0;
+    const bool logitsAreNear_;
+    int call_ = 0, next_ = 4, distance_ = 4;
 };
 
 TEST_F(EngineTest, ALostRankDoesNotChangeTheText) {
     const auto model = load({.maxTokens = 64});
-    const std::vector<int> undisturbed = model->greedy({5, 9, 40}, 12);
-    FlakyForward flaky(*model->forward);
-    Engine engine(model->arch, model->embeddings, flaky);
-    const int sequence = engine.open(64);
-    engine.start(sequence, {5, 9, 40}, {.temperature = 0.0f}, {12, {}});
-    while (engine.running()) engine.step();
-    EXPECT_GT(flaky.recoveries, 3);
-    const std::vector<int>& tokens = engine.tokens(sequence);
-    EXPECT_EQ(std::vector<int>(tokens.begin() + 3, tokens.end()), undisturbed);
+    // Greedy, by whole rows, by the best logits with a fall back to whole rows now and then.
+    const std::vector<SamplingParams> all = {{.temperature = 0.0f},
+                                             {.temperature = 1.0f, .repetitionPenalty = 1.2f, .seed = 3},
+                                             {.temperature = 1.0f, .topP = 0.6f, .seed = 3},
+                                             {.temperature = 1.0f, .topP = 1.0f, .seed = 3}};
+    for (const SamplingParams& sampling : all) {
+        const auto answer = [&](ForwardPass& forward) {
+            Engine engine(model->arch, model->embeddings, forward);
+            const int sequence = engine.open(64);
+            engine.start(sequence, {5, 9, 40}, sampling, {20, {}});
+            while (engine.running()) engine.step();
+            return engine.tokens(sequence);
+        };
+        const std::vector<int> undisturbed = answer(*model->forward);
+        for (const bool near : {true, false}) {
+            FlakyForward flaky(*model->forward, near);
+            EXPECT_EQ(answer(flaky), undisturbed) << near << " " << sampling.topP;
+            EXPECT_GT(flaky.recoveries, 3);
+        }
+    }
+}
+
+TEST_F(EngineTest, ScoresComeOnceEachWhateverIsLost) {
+    const auto model = load({.maxTokens = 4});
+    const std::vector<int> tokens = {5, 9, 40, 7, 11, 300, 2, 8, 13, 14, 15, 16, 17};
+    const auto scores = [&](ForwardPass& forward) {
+        std::vector<std::vector<float>> rows;
+        Engine engine(model->arch, model->embeddings, forward);
+        engine.score(tokens, 2, [&](int index, std::span<const float> logits) {
+            EXPECT_EQ(index, static_cast<int>(rows.size()) + 2);
+            rows.emplace_back(logits.begin(), logits.end());
+        });
+        return rows;
+    };
+    FlakyForward flaky(*model->forward, true);
+    EXPECT_EQ(scores(flaky), scores(*model->forward));
+    EXPECT_GT(flaky.recoveries, 0);
 }
 
 TEST(EngineLegacy, RunsEveryFamilyAndType) {

@@ -207,6 +207,15 @@ void geluTanh(const float* gate, const float* up, float* out, int64_t n) noexcep
     });
 }
 
+float sumExp(const float* x, int64_t n, float largest, float scale) noexcept {
+    Floats sums = zero();
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) sums = add(sums, exp(mul(sub(load(x + i), set1(largest)), set1(scale))));
+    float sum = sumLanes(sums);
+    for (; i < n; i++) sum += exp((x[i] - largest) * scale);
+    return sum;
+}
+
 void toF16(const float* x, uint16_t* out, int64_t n) noexcept {
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) storeF16(out + i, load(x + i));
@@ -315,6 +324,7 @@ constexpr CpuKernels kTable = {
     quantizeBlocks,
     silu,
     geluTanh,
+    sumExp,
     toF16,
     fromF16,
     attend,
