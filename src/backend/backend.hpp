@@ -137,6 +137,13 @@ struct Routing {
     DeviceMemory memory;
 };
 
+/// A layer of routed experts beside an FFN that every token passes through. Null pointers: not on this rank.
+struct Mixture {
+    const Router* router = nullptr;
+    const ExpertSet* experts = nullptr;
+    const Matrix *gate = nullptr, *up = nullptr, *down = nullptr;  // the shared experts'
+};
+
 /// x = base; x += post(y); out = next(x). Every pointer but x may be null: without `scaledBase` x keeps its value, else
 /// x = alpha * scaledBase; without `post` y is added as it is. `out` and `next` go together; `out` may be `scaledBase`.
 struct AddNorm {
@@ -207,6 +214,20 @@ class Backend {
     /// out += sum over a token's experts of weight * down(silu(gate in) * (up in)).
     virtual void experts(const StepInputs& step, const Activations& in, const Routing& routing,
                          const ExpertSet& experts, Activations& out) = 0;
+    /// out = the shared experts' FFN (with silu) of `in` + the chosen experts'. `hidden` (of the shared FFN) and
+    /// `routing` are scratch. A backend may do better than one operation after the other.
+    virtual void mixture(const StepInputs& step, const Activations& in, const Mixture& m, Activations& hidden,
+                         Routing& routing, Activations& out) {
+        if (m.up) {
+            ffnUp(step, in, m.gate, *m.up, Activation::Silu, hidden);
+            linear(step, hidden, *m.down, out);
+        } else {
+            clear(step, out);
+        }
+        if (!m.experts) return;
+        route(step, in, *m.router, routing);
+        experts(step, in, routing, *m.experts, out);
+    }
     /// out row i = x row outputRows[i], for nOutputs rows.
     virtual void gatherOutputs(const StepInputs& step, const Activations& x, Activations& out) = 0;
     /// logits = W in for nOutputs rows. (nOutputs, rows)

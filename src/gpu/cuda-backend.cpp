@@ -26,7 +26,7 @@ constexpr size_t kMaxGraphs = 64;
 /// From this many rows on, matrices are multiplied as a prompt's; from this many tokens a sequence, attention is.
 constexpr int kPrefillRows = kMaxFewRows + 1, kPrefillTokensOfSequence = 8;
 /// Up to this many tokens, experts are read token by token.
-constexpr int kFewExpertTokens = 16;
+constexpr int kFewExpertTokens = kFewRouted;
 
 /// Scratch memory of operations, by what it holds. Grows in the first step of a shape, which is never recorded.
 enum class Scratch {
@@ -36,6 +36,8 @@ enum class Scratch {
     Up,
     Logits,
     Arrived,
+    BestKeys,
+    BestParts,
     Partial,
     PartialStats,
     Hidden,
@@ -91,6 +93,7 @@ class CudaBackend final : public Backend, public CudaDevice {
     ~CudaBackend() override { cudaStreamSynchronize(stream_.handle); }
 
     std::string name() const override { return name_; }
+    bool isHost() const override { return false; }
 
     int gpuIndex() const override { return gpuIndex_; }
     const Stream& stream() const override { return stream_; }
@@ -250,6 +253,9 @@ class CudaBackend final : public Backend, public CudaDevice {
     void experts(const StepInputs& step, const Activations& in, const Routing& routing, const ExpertSet& experts,
                  Activations& out) override;
 
+    void mixture(const StepInputs& step, const Activations& in, const Mixture& m, Activations& hidden, Routing& routing,
+                 Activations& out) override;
+
     void gatherOutputs(const StepInputs& step, const Activations& x, Activations& out) override {
         if (step.nOutputs == 0) return;
         GatherParams p{step.nOutputs, step.outputRows, rowsOf(x), rowsOf(out)};
@@ -262,6 +268,25 @@ class CudaBackend final : public Backend, public CudaDevice {
         if (step.nOutputs == 0) return;
         multiply(step.nOutputs, in, weightsOf(w), logits.f32, logits.cols, false);
         quantize(step.nOutputs, logits);
+    }
+
+    void bestLogits(const StepInputs& step, const Activations& logits, int firstToken, int k,
+                    Activations& out) override {
+        if (step.nOutputs == 0) return;
+        DLLAMA_CHECK(canBestLogits(logits.cols, k));
+        BestLogitsParams p{};
+        p.rows = step.nOutputs;
+        p.cols = logits.cols;
+        p.k = k;
+        p.firstToken = firstToken;
+        p.logits = logits.f32;
+        p.temperatures = step.outputTemperatures;
+        p.keys = scratch<unsigned long long>(Scratch::BestKeys, bestLogitsKeys(p.rows, p.cols));
+        p.parts = scratch<float2>(Scratch::BestParts, bestLogitsParts(p.rows, p.cols));
+        p.arrived = scratch<int32_t>(Scratch::Arrived, p.rows);
+        p.out = out.f32;
+        p.outCols = out.cols;
+        launchBestLogits(p, stream_);
     }
 
   private:
@@ -315,6 +340,9 @@ class CudaBackend final : public Backend, public CudaDevice {
         p.w.dtype == DType::Q40 ? launchMatmulQ40(p, stream_) : launchMatmulQ80(p, stream_);
     }
     void multiply(int rows, const Activations& in, const Weights& w, float* out, int outCols, bool accumulate);
+    /// Few tokens' experts, and a shared one if it has rows.
+    void fewExperts(const StepInputs& step, const Activations& in, const Routing& routing, const ExpertWeights& w,
+                    const SharedExpert& shared, Activations& out);
     void groupedExperts(const StepInputs& step, const Activations& in, const Routing& routing, const ExpertWeights& w,
                         Activations& out);
 
@@ -545,23 +573,50 @@ void CudaBackend::experts(const StepInputs& step, const Activations& in, const R
                           const ExpertSet& experts, Activations& out) {
     const ExpertWeights& w = static_cast<const CudaExperts&>(experts).weights;
     if (w.gate.rows == 0) return;  // all experts are other ranks'
-    if (step.nTokens > kFewExpertTokens && usesMatmul(kPrefillRows, w.gate.dtype)) {
+    if (step.nTokens > kFewExpertTokens && usesMatmul(kPrefillRows, w.gate.dtype))
         groupedExperts(step, in, routing, w, out);
-    } else {
-        const int pairs = step.nTokens * routing.topK, ffn = w.gate.rows;
-        ExpertsDecodeParams p{step.nTokens,    routing.topK, rowsOf(in), w,       routing.experts,
-                              routing.weights, {},           out.f32,    out.cols};
-        p.hidden.cols = ffn;
-        if (isQuantized(w.gate.dtype)) {
-            p.hidden.q.groups = w.down.groups;
-            p.hidden.q.values = scratch<int8_t>(Scratch::HiddenQ80, size_t(pairs) * w.down.groups * kGroup);
-            p.hidden.q.scales = scratch<float>(Scratch::HiddenScales, size_t(pairs) * w.down.groups * 4);
-        } else {
-            p.hidden.f32 = scratch<float>(Scratch::Hidden, size_t(pairs) * ffn);
-        }
-        launchExpertsDecode(p, stream_);
-    }
+    else
+        fewExperts(step, in, routing, w, {}, out);
     quantize(step.nTokens, out);
+}
+
+void CudaBackend::mixture(const StepInputs& step, const Activations& in, const Mixture& m, Activations& hidden,
+                          Routing& routing, Activations& out) {
+    const ExpertWeights none, &w = m.experts ? static_cast<const CudaExperts&>(*m.experts).weights : none;
+    const auto alike = [](const Matrix& shared, const Weights& routed) {
+        const Weights& s = weightsOf(shared);
+        return s.dtype == routed.dtype && !s.bias;
+    };
+    if (step.nTokens > kFewRouted || w.gate.rows == 0 || !isQuantized(w.gate.dtype) || !m.gate ||
+        !alike(*m.gate, w.gate) || !alike(*m.up, w.up) || !alike(*m.down, w.down))
+        return Backend::mixture(step, in, m, hidden, routing, out);
+    route(step, in, *m.router, routing);
+    fewExperts(step, in, routing, w, {weightsOf(*m.gate), weightsOf(*m.up), weightsOf(*m.down), rowsOf(hidden).q}, out);
+    quantize(step.nTokens, out);
+}
+
+void CudaBackend::fewExperts(const StepInputs& step, const Activations& in, const Routing& routing,
+                             const ExpertWeights& w, const SharedExpert& shared, Activations& out) {
+    const int pairs = step.nTokens * routing.topK, ffn = w.gate.rows;
+    ExpertsDecodeParams p{};
+    p.nTokens = step.nTokens;
+    p.topK = routing.topK;
+    p.in = rowsOf(in);
+    p.w = w;
+    p.experts = routing.experts;
+    p.weights = routing.weights;
+    p.hidden.cols = ffn;
+    if (isQuantized(w.gate.dtype)) {
+        p.hidden.q.groups = w.down.groups;
+        p.hidden.q.values = scratch<int8_t>(Scratch::HiddenQ80, size_t(pairs) * w.down.groups * kGroup);
+        p.hidden.q.scales = scratch<float>(Scratch::HiddenScales, size_t(pairs) * w.down.groups * 4);
+    } else {
+        p.hidden.f32 = scratch<float>(Scratch::Hidden, size_t(pairs) * ffn);
+    }
+    p.out = out.f32;
+    p.outCols = out.cols;
+    p.shared = shared;
+    launchExpertsDecode(p, stream_);
 }
 
 void CudaBackend::groupedExperts(const StepInputs& step, const Activations& in, const Routing& routing,

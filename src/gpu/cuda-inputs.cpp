@@ -28,7 +28,7 @@ bool CudaInputs::upload(const Batch& batch, const Stream& stream) {
         tableWidth_ = grow(tableWidth_, batch.maxBlocks);
         ropeParts_ = std::max(ropeParts_, parts);
         embeddingCapacity_ = grow(embeddingCapacity_, batch.embeddings.size());
-        capacity_ = embeddingCapacity_ + sizeof(int32_t) * (static_cast<size_t>(rowCapacity_) * (4 + ropeParts_) +
+        capacity_ = embeddingCapacity_ + sizeof(int32_t) * (static_cast<size_t>(rowCapacity_) * (5 + ropeParts_) +
                                                             static_cast<size_t>(sequenceCapacity_) * tableWidth_);
         check(cudaStreamSynchronize(stream.handle), "batch");
         device_ = allocateDevice(capacity_);
@@ -40,16 +40,17 @@ bool CudaInputs::upload(const Batch& batch, const Stream& stream) {
     // Small arrays first, so that the copy ends with the last byte in use of the embeddings.
     std::byte* host = staging_[slot_].get();
     size_t at = 0;
-    const auto place = [&](const std::vector<int32_t>& values, size_t room) {
-        if (!values.empty()) std::memcpy(host + at, values.data(), values.size() * sizeof(int32_t));
-        const auto* address = reinterpret_cast<const int32_t*>(device_.get() + at);
-        at += room * sizeof(int32_t);
+    const auto place = [&]<typename T>(const std::vector<T>& values, size_t room) {
+        if (!values.empty()) std::memcpy(host + at, values.data(), values.size() * sizeof(T));
+        const auto* address = reinterpret_cast<const T*>(device_.get() + at);
+        at += room * sizeof(T);
         return address;
     };
     step_.positions = place(batch.positions, rowCapacity_);
     step_.visible = place(batch.visible, rowCapacity_);
     step_.sequences = place(batch.sequences, rowCapacity_);
     step_.outputRows = place(batch.outputRows, rowCapacity_);
+    step_.outputTemperatures = place(batch.outputTemperatures, rowCapacity_);
     step_.ropePositions = place(batch.ropePositions, static_cast<size_t>(rowCapacity_) * ropeParts_);
     step_.blockTables = reinterpret_cast<const int32_t*>(device_.get() + at);
     for (int s = 0; s < batch.nSequences; s++)

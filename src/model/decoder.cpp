@@ -8,6 +8,14 @@
 
 namespace dllama {
 
+namespace {
+
+Mixture mixtureOf(const MoeWeights& w) {
+    return {&w.router, w.experts.get(), w.shared.gate.get(), w.shared.up.get(), w.shared.down.get()};
+}
+
+}  // namespace
+
 Decoder::Decoder(const Architecture& arch, const ShardPlan& plan, int rank, const Weights& weights, Backend& backend,
                  Communicator& comm, const DecoderLimits& limits)
     : arch_(arch),
@@ -127,7 +135,7 @@ void Decoder::prefetchFfn(const LayerWeights& w) {
 void Decoder::feedForwardBlock(const StepInputs& step, const LayerWeights& w, const Norm* nextNorm,
                                const Matrix* nextMatrix) {
     if (w.moe)
-        mixture(step, *w.moe);
+        backend_.mixture(step, normed_, mixtureOf(*w.moe), shared_, routing_, y_);
     else if (w.ffn.up)
         denseFfn(step, w.ffn, hidden_, false);
     else
@@ -147,17 +155,6 @@ void Decoder::feedForwardBlock(const StepInputs& step, const LayerWeights& w, co
 void Decoder::denseFfn(const StepInputs& step, const FfnWeights& w, Activations& hidden, bool accumulate) {
     backend_.ffnUp(step, normed_, w.gate.get(), *w.up, arch_.activation, hidden);
     backend_.linear(step, hidden, *w.down, y_, accumulate);
-}
-
-/// y = shared experts(normed) + the chosen experts(normed)
-void Decoder::mixture(const StepInputs& step, const MoeWeights& w) {
-    if (w.shared.up)
-        denseFfn(step, w.shared, shared_, false);
-    else
-        backend_.clear(step, y_);
-    if (!w.experts) return;
-    backend_.route(step, normed_, w.router, routing_);
-    backend_.experts(step, normed_, routing_, *w.experts, y_);
 }
 
 size_t Decoder::kvBytesPerPosition(const Architecture& arch, const AttentionShape& shape, DType kvType) {

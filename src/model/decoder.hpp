@@ -52,7 +52,6 @@ class Decoder {
                           const Matrix* nextMatrix);
     void prefetchFfn(const LayerWeights& w);
     void denseFfn(const StepInputs& step, const FfnWeights& w, Activations& hidden, bool accumulate);
-    void mixture(const StepInputs& step, const MoeWeights& w);
     void gather(const Activations& from, std::span<const int> colsOfRank, std::vector<float>& all);
 
     const Architecture& arch_;

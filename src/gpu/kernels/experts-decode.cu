@@ -1,12 +1,13 @@
 #include "gpu/kernels/float-dot.cuh"
 #include "gpu/kernels/quant-dot.cuh"
 
-/// Routed experts of a few tokens, straight from where the router left their numbers.
+/// Routed experts of a few tokens, straight from where the router left their numbers, and a shared one beside them.
 ///
-/// expertsUp: grid (outputs / 32, tokens * topK), 8 warps; a block makes 32 hidden values of one expert and quantises
-/// them. expertsDown: grid (outputs / 8, tokens), 4 warps of two outputs each; a warp runs over all experts of its
-/// token, the lanes' groups of 128 columns following each other across experts, so that no lane idles at an expert's
-/// end. Shared memory: the chosen experts' places and weights.
+/// expertsUp: grid (outputs / 32) of the shared expert for each token, then of each token's experts, 8 warps; a block
+/// makes 32 hidden values of one expert and quantises them. The shared expert's blocks come first and do not wait for
+/// the router. Shared memory: the token's quantised activations. expertsDown: grid (outputs / 8, tokens), 4 warps of
+/// two outputs each; a warp runs over all experts of its token, the lanes' groups of 128 columns following each other
+/// across experts, so that no lane idles at an expert's end. Shared memory: the chosen experts' places and weights.
 namespace dllama::gpu {
 
 namespace {
@@ -29,39 +30,61 @@ __device__ inline const uint8_t* floatRow(const Weights& w, int row) {
 
 constexpr int kUpWarps = 8;
 
+/// Blocks of expertsUp for one expert.
+__host__ __device__ inline int upBlocks(int rows) {
+    return (rows + 31) / 32;
+}
+
 template <DType kType>
 __global__ void __launch_bounds__(kUpWarps * 32, kIsFloat<kType> ? 1 : 3) expertsUp(ExpertsDecodeParams p) {
+    extern __shared__ __align__(16) int8_t activations[];  // values, then scales
     __shared__ float hidden[32];
+    __shared__ Weights matrices[2];
+    const int ofShared = upBlocks(p.shared.gate.rows) * p.nTokens, block = static_cast<int>(blockIdx.x);
+    const bool isShared = block < ofShared;
     // In this order: what expertsDown finds when it starts, the router has finished.
-    waitForPredecessor();
+    if (!isShared) waitForPredecessor();
     letSuccessorStart();
-    const int pair = static_cast<int>(blockIdx.y), out0 = static_cast<int>(blockIdx.x) * 32;
-    const int slot = p.w.slots[p.experts[pair]];
-    if (slot < 0) return;
+    const int perPair = upBlocks(isShared ? p.shared.gate.rows : p.w.gate.rows);
+    const int index = isShared ? block : block - ofShared, pair = index / perPair, out0 = index % perPair * 32;
     const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
-    const Weights gate = expertMatrix(p.w, 0, slot), up = expertMatrix(p.w, 1, slot);
-    const int64_t token = pair / p.topK;
+    const int64_t token = isShared ? pair : pair / p.topK;
+    const int groups = p.in.q.groups;
+    auto* scales = reinterpret_cast<float*>(activations + groups * kGroup);
+    if constexpr (!kIsFloat<kType>) {
+        // Past L1, which may hold what was there before: not all blocks have waited.
+        const auto* from = reinterpret_cast<const uint4*>(p.in.q.values + token * groups * kGroup);
+        const auto* scalesFrom = reinterpret_cast<const float4*>(p.in.q.scales + token * groups * 4);
+        for (int i = static_cast<int>(threadIdx.x); i < groups * (kGroup / 16); i += kUpWarps * 32)
+            reinterpret_cast<uint4*>(activations)[i] = __ldcg(from + i);
+        for (int i = static_cast<int>(threadIdx.x); i < groups; i += kUpWarps * 32)
+            reinterpret_cast<float4*>(scales)[i] = __ldcg(scalesFrom + i);
+    }
+    const int slot = isShared ? 0 : p.w.slots[p.experts[pair]];
+    if (slot < 0) return;
+    // In shared memory, not in registers: these hold weights that are under way.
+    if (threadIdx.x < 2) {
+        const int which = static_cast<int>(threadIdx.x);
+        matrices[which] = !isShared ? expertMatrix(p.w, which, slot) : which == 0 ? p.shared.gate : p.shared.up;
+    }
+    __syncthreads();
+    const Weights &gate = matrices[0], &up = matrices[1];
 #pragma unroll 1
-    for (int i = 2 * warp; i < 32; i += 2 * kUpWarps) {
-        const int rows[2] = {min(out0 + i, gate.rows - 1), min(out0 + i + 1, gate.rows - 1)};
-        float sums[4];
+    for (int i = warp; i < 32; i += kUpWarps) {
+        const int row = min(out0 + i, gate.rows - 1);
+        float sums[2];
         if constexpr (kIsFloat<kType>) {
-            for (int r = 0; r < 4; r++) {
+            for (int r = 0; r < 2; r++) {
                 float sum[1];
-                const Weights& w = r % 2 ? up : gate;
-                dotFloatRow<kType>(floatRow<kType>(w, rows[r / 2]), w.cols, p.in.f32 + token * p.in.cols, 1, sum);
+                const Weights& w = r ? up : gate;
+                dotFloatRow<kType>(floatRow<kType>(w, row), w.cols, p.in.f32 + token * p.in.cols, 1, sum);
                 sums[r] = sum[0];
             }
         } else {
-            const WeightRow weights[4] = {weightRow<kType>(gate, rows[0]), weightRow<kType>(up, rows[0]),
-                                          weightRow<kType>(gate, rows[1]), weightRow<kType>(up, rows[1])};
-            const int groups = gate.groups;
-            dotRows<kType, 4, kType == DType::Q40 ? 2 : 1>(weights, groups, p.in.q.values + token * groups * kGroup,
-                                                           p.in.q.scales + token * groups * 4, sums, [] {});
+            const WeightRow rows[2] = {weightRow<kType>(gate, row), weightRow<kType>(up, row)};
+            dotRows<kType, 2, kType == DType::Q40 ? 4 : 2>(rows, groups, activations, scales, sums, [] {});
         }
-        if (lane < 2)
-            hidden[i + lane] =
-                out0 + i + lane < gate.rows ? activate(Activation::Silu, sums[2 * lane]) * sums[2 * lane + 1] : 0.0f;
+        if (lane == 0) hidden[i] = out0 + i < gate.rows ? activate(Activation::Silu, sums[0]) * sums[1] : 0.0f;
     }
     __syncthreads();
     if (warp != 0) return;
@@ -69,7 +92,7 @@ __global__ void __launch_bounds__(kUpWarps * 32, kIsFloat<kType> ? 1 : 3) expert
     if constexpr (kIsFloat<kType>) {
         if (col < gate.rows) p.hidden.f32[int64_t{pair} * p.hidden.cols + col] = hidden[lane];
     } else {
-        quantizeWarp(p.hidden.q, pair, col, hidden[lane]);
+        quantizeWarp(isShared ? p.shared.hidden : p.hidden.q, pair, col, hidden[lane]);
     }
 }
 
@@ -105,11 +128,19 @@ __global__ void __launch_bounds__(kDownWarps * 32) expertsDown(ExpertsDecodePara
         }
     } else {
         constexpr int kDepth = kType == DType::Q40 ? 4 : 2;
-        const int groups = down.groups, t = lane % 4, all = groups * p.topK;
+        const int groups = down.groups, t = lane % 4;
+        const int ofShared = p.shared.down.rows > 0 ? p.shared.down.groups : 0, all = ofShared + groups * p.topK;
         const WeightRow first[2] = {weightRow<kType>(down, rows[0]), weightRow<kType>(down, rows[1])};
+        const WeightRow shared[2] = {weightRow<kType>(p.shared.down, rows[0]),
+                                     weightRow<kType>(p.shared.down, rows[1])};
         WeightChunk<kType> ring[kDepth][2];
         const auto fetch = [&](int s, int i) {
-            if (i >= all || slots[i / groups] < 0) return;
+            if (i < ofShared) {
+                for (int r = 0; r < 2; r++) ring[s][r].load(shared[r].data, shared[r].scales, i, t);
+                return;
+            }
+            i -= ofShared;
+            if (i >= groups * p.topK || slots[i / groups] < 0) return;
             const int64_t slot = slots[i / groups];
             for (int r = 0; r < 2; r++)
                 ring[s][r].load(first[r].data + slot * p.w.dataStride[2], first[r].scales + slot * p.w.scaleStride[2],
@@ -121,14 +152,16 @@ __global__ void __launch_bounds__(kDownWarps * 32) expertsDown(ExpertsDecodePara
         for (int base = lane / 4; base < all; base += 8 * kDepth) {
 #pragma unroll
             for (int s = 0; s < kDepth; s++) {
-                const int i = base + 8 * s;
-                if (i < all && slots[i / groups] >= 0) {
-                    const int64_t row = int64_t{token} * p.topK + i / groups;
+                const int i = base + 8 * s, k = i < ofShared ? -1 : (i - ofShared) / groups;
+                if (i < all && (k < 0 || slots[k] >= 0)) {
+                    const QuantRows& hidden = k < 0 ? p.shared.hidden : p.hidden.q;
+                    const int64_t row = k < 0 ? token : token * p.topK + k;
+                    const float weight = k < 0 ? 1.0f : weights[k];
                     ActivationChunk a;
-                    a.load(p.hidden.q.values + row * groups * kGroup, p.hidden.q.scales + row * groups * 4, i % groups,
-                           t);
+                    a.load(hidden.values + row * hidden.groups * kGroup, hidden.scales + row * hidden.groups * 4,
+                           k < 0 ? i : i - ofShared - k * groups, t);
 #pragma unroll
-                    for (int r = 0; r < 2; r++) sums[r] += dotChunk(ring[s][r], a) * weights[i / groups];
+                    for (int r = 0; r < 2; r++) sums[r] += dotChunk(ring[s][r], a) * weight;
                 }
                 fetch(s, i + 8 * kDepth);
             }
@@ -138,12 +171,17 @@ __global__ void __launch_bounds__(kDownWarps * 32) expertsDown(ExpertsDecodePara
     }
 #pragma unroll
     for (int r = 0; r < 2; r++)
-        if (lane == r && row0 + r < down.rows) p.out[int64_t{token} * p.outCols + row0 + r] += sums[r];
+        if (lane == r && row0 + r < down.rows) {
+            float& out = p.out[int64_t{token} * p.outCols + row0 + r];
+            out = p.shared.down.rows > 0 ? sums[r] : out + sums[r];
+        }
 }
 
 template <DType kType>
 void launchTyped(const ExpertsDecodeParams& p, const Stream& stream) {
-    launch(stream, expertsUp<kType>, dim3(ceilDiv(p.w.gate.rows, 32), p.nTokens * p.topK), kUpWarps * 32, 0, p);
+    const int blocks = (upBlocks(p.shared.gate.rows) + upBlocks(p.w.gate.rows) * p.topK) * p.nTokens;
+    const size_t bytes = kIsFloat<kType> ? 0 : p.in.q.groups * (kGroup + 4 * sizeof(float));
+    launch(stream, expertsUp<kType>, blocks, kUpWarps * 32, bytes, p);
     launch(stream, expertsDown<kType>, dim3(ceilDiv(p.w.down.rows, kDownWarps * 2), p.nTokens), kDownWarps * 32, 0, p);
 }
 

@@ -258,9 +258,17 @@ struct RouteParams {
     int32_t* experts;
     float* weights;
 };
+/// Of up to so many tokens, the kernel behind it starts no earlier than `in` is there.
+constexpr int kFewRouted = 16;
 void launchRoute(const RouteParams& p, const Stream& stream);
 
-/// A token's experts one by one: gate, up and activation to `hidden`, then down.
+/// An FFN beside the routed experts, of their type and without biases.
+struct SharedExpert {
+    Weights gate, up, down;  // no rows: none
+    QuantRows hidden;        // (nTokens, ffn)
+};
+/// A token's experts one by one: gate, up and activation to `hidden`, then down. With a shared expert out is set and
+/// not added to; launchRoute of up to kFewRouted tokens must be what was launched before.
 struct ExpertsDecodeParams {
     int nTokens, topK;
     Rows in;
@@ -270,6 +278,7 @@ struct ExpertsDecodeParams {
     Rows hidden;  // (nTokens * topK, ffn)
     float* out;
     int outCols;
+    SharedExpert shared;  // quantised types only
 };
 void launchExpertsDecode(const ExpertsDecodeParams& p, const Stream& stream);
 
@@ -303,5 +312,22 @@ struct GatherParams {
     Rows x, out;
 };
 void launchGather(const GatherParams& p, const Stream& stream);
+
+/// The best logits of each row: Backend::bestLogits.
+struct BestLogitsParams {
+    int rows, cols, k, firstToken;
+    const float* logits;        // (rows, cols)
+    const float* temperatures;  // (rows)
+    unsigned long long* keys;   // scratch, bestLogitsKeys() of them
+    float2* parts;              // scratch, bestLogitsParts() of them
+    int32_t* arrived;           // (rows) zeros, left as zeros
+    float* out;
+    int outCols;
+};
+size_t bestLogitsKeys(int rows, int cols);
+size_t bestLogitsParts(int rows, int cols);
+/// To 1,048,576 columns.
+bool canBestLogits(int cols, int k);
+void launchBestLogits(const BestLogitsParams& p, const Stream& stream);
 
 }  // namespace dllama::gpu

@@ -127,12 +127,14 @@ __global__ void __launch_bounds__(kThreads) routeFew(RouteParams p) {
     __shared__ bool last;
     const int expert = static_cast<int>(blockIdx.x), token = static_cast<int>(blockIdx.y);
     const int tid = static_cast<int>(threadIdx.x), dim = p.in.cols, pitch = (dim + 3) / 4 * 4;
-    letSuccessorStart();
     const auto fetch = [&](float* to, const float* from) {
         eachPiece<kThreads, kWidth>(dim, [&](int i) { copyAsync<sizeof(float) * kWidth>(to + i, from + i); });
     };
     fetch(shared, p.weight + int64_t{expert} * dim);
+    // In this order: whoever starts behind this kernel finds what this one found, and the shared expert, which does not
+    // wait for the choice, runs beside it.
     waitForPredecessor();
+    letSuccessorStart();
     fetch(shared + pitch, p.in.f32 + int64_t{token} * dim);
     commitCopies();
     waitCopies<0>();
@@ -221,7 +223,7 @@ __global__ void __launch_bounds__(kChooseThreads) chooseMany(RouteParams p) {
 }  // namespace
 
 void launchRoute(const RouteParams& p, const Stream& stream) {
-    if (p.nTokens <= 16) {
+    if (p.nTokens <= kFewRouted) {
         const size_t shared = sizeof(float) * std::max(2 * ceilDiv(p.in.cols, 4) * 4, 4 * p.nExperts);
         launch(stream, p.in.cols % 4 == 0 ? routeFew<4> : routeFew<1>, dim3(p.nExperts, p.nTokens), kThreads, shared,
                p);
