@@ -67,10 +67,17 @@ void GpuRanks::onAllRanks(const std::function<void(int)>& body) {
         if (error) std::rethrow_exception(std::exchange(error, nullptr));
 }
 
-void GpuRanks::forward(const Batch& batch, std::vector<float>& logits) {
+void GpuRanks::forward(const Batch& batch, std::vector<float>& best) {
     onAllRanks([&](int r) {
         std::vector<float> none;
-        ranks_[r]->decoder->forward(batch, r == 0 ? logits : none);
+        ranks_[r]->decoder->forward(batch, r == 0 ? best : none);
+    });
+}
+
+void GpuRanks::gatherLogits(std::vector<float>& logits) {
+    onAllRanks([&](int r) {
+        std::vector<float> none;
+        ranks_[r]->decoder->gatherLogits(r == 0 ? logits : none);
     });
 }
 

@@ -24,7 +24,9 @@ class GpuRanks final : public ForwardPass {
     };
     GpuRanks(const Options& options, const Architecture& arch, const TensorSource& source, const DecoderLimits& limits);
 
-    void forward(const Batch& batch, std::vector<float>& logits) override;
+    void forward(const Batch& batch, std::vector<float>& best) override;
+    void gatherLogits(std::vector<float>& logits) override;
+    bool logitsAreNear() const override { return threads_.empty() && ranks_[0]->decoder->logitsAreNear(); }
     const DecoderLimits& limits() const override { return ranks_[0]->decoder->limits(); }
 
     const ShardPlan& plan() const { return plan_; }

@@ -23,6 +23,7 @@ std::string sharedObstacle(const std::vector<DeviceIdentity>& devices, const std
 
 std::string peerObstacle(const std::vector<DeviceIdentity>& devices, const std::vector<std::string>& names) {
     if (std::string obstacle = sharedObstacle(devices, names); !obstacle.empty()) return obstacle;
+    if (devices.size() > kMaxPeerRanks) return fmt::format("{} ranks, at most {}", devices.size(), kMaxPeerRanks);
     for (size_t a = 0; a < devices.size(); a++) {
         if (devices[a].process != devices[0].process) return fmt::format("{} is another process", names[a]);
         const auto& reached = devices[a].reaches;

@@ -42,13 +42,22 @@ std::string randomHex(int nWords) {
     return text;
 }
 
+static_assert(kMaxPeerRanks == kMaxPeers);
+
+/// All blocks of a sum in memory must run at once: on 32 processors of any GPU they can.
+bool runsPeerSums(int gpuIndex) {
+    int nSms = 0;
+    check(cudaDeviceGetAttribute(&nSms, cudaDevAttrMultiProcessorCount, gpuIndex), "processors");
+    return nSms * 4 >= kPeerMaxBlocks;
+}
+
 /// GPUs of this process that `gpuIndex` and they can reach each other, without itself.
 std::vector<int> peersOf(int gpuIndex) {
     int count = 0;
     check(cudaGetDeviceCount(&count), "GPU");
     std::vector<int> peers;
     for (int other = 0; other < count; other++) {
-        if (other == gpuIndex) continue;
+        if (other == gpuIndex || !runsPeerSums(gpuIndex) || !runsPeerSums(other)) continue;
         int there = 0, back = 0;
         check(cudaDeviceCanAccessPeer(&there, gpuIndex, other), "peer access");
         check(cudaDeviceCanAccessPeer(&back, other, gpuIndex), "peer access");
@@ -110,10 +119,18 @@ class CudaCollectives final : public DeviceCollectives {
         if (seat.how != Collectives::Peer || colon == std::string::npos || seat.nRanks > kMaxPeers)
             throw ProtocolError("{} collectives of {} ranks by the name of {}", static_cast<int>(seat.how), seat.nRanks,
                                 seat.meeting);
-        auto result = std::make_unique<PeerCommunicator>(peerGroup(seat.meeting, seat.nRanks), seat.rank, seat.nRanks,
-                                                         backend, lost);
-        if (const std::string nccl = seat.meeting.substr(colon + 1); !nccl.empty())
-            result->setLarge(joinNccl(seat, nccl, backend, host, lost));
+        const std::shared_ptr<PeerGroup> group = peerGroup(seat.meeting, seat.nRanks);
+        auto result = std::make_unique<PeerCommunicator>(group, seat.rank, seat.nRanks, backend, lost);
+        const std::string nccl = seat.meeting.substr(colon + 1);
+        if (nccl.empty()) return result;
+        // NCCL is a convenience here: without it large sums are made in pieces.
+        std::unique_ptr<Communicator> large;
+        try {
+            large = joinNccl(seat, nccl, backend, host, lost);
+        } catch (const PeerLost&) {
+            if (lost.stop_requested()) throw;
+        }
+        if (group->allAgree(large != nullptr, lost)) result->setLarge(std::move(large));
         return result;
     }
 

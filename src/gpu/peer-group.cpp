@@ -66,11 +66,22 @@ bool PeerGroup::meet(int rank, std::stop_token lost) {
     return true;
 }
 
+bool PeerGroup::allAgree(bool mine, std::stop_token lost) {
+    std::unique_lock lock(mutex_);
+    nVotes_++;
+    agreed_ = agreed_ && mine;
+    changed_.notify_all();
+    // Others may first have to wait in vain for what they are asked about.
+    return changed_.wait_for(lock, std::move(lost), 2 * kMeetLimit, [&] { return nVotes_ == seats_.size(); }) &&
+           agreed_;
+}
+
 PeerSumParams PeerGroup::sums(int rank) const {
     PeerSumParams p{};
     p.rank = rank;
     p.nRanks = static_cast<int>(seats_.size());
     for (int r = 0; r < p.nRanks; r++) p.inboxes[r] = reinterpret_cast<uint64_t*>(seats_[r].inbox.get());
+    p.inbox = p.inboxes[rank];
     p.counters = reinterpret_cast<uint32_t*>(seats_[rank].counters.get());
     p.stop = stopFlag();
     return p;

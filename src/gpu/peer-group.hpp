@@ -27,6 +27,9 @@ class PeerGroup {
     /// stop is requested before. Throws CudaError.
     bool meet(int rank, std::stop_token lost);
 
+    /// Called once by each rank: true if all of them say so. False if one does not say anything in time.
+    bool allAgree(bool mine, std::stop_token lost);
+
     /// What a sum of `rank` needs to know; without x and n.
     PeerSumParams sums(int rank) const;
 
@@ -55,6 +58,8 @@ class PeerGroup {
     DeviceMemory stop_;  // a uint32_t that GPUs read
     std::mutex mutex_;
     std::condition_variable_any changed_;
+    size_t nVotes_ = 0;
+    bool agreed_ = true;
 };
 
 /// The group of this name; made for the first one who asks.

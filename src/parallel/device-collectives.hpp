@@ -13,6 +13,8 @@ namespace dllama {
 
 /// How ranks add up: through the network between the hosts, by NCCL, or in each other's memory.
 enum class Collectives { Tcp, Nccl, Peer };
+/// The most ranks that add up in each other's memory: everyone sends everything to all.
+constexpr int kMaxPeerRanks = 8;
 
 /// What a node says of its device, so that the root can choose how the ranks add up. All empty: a CPU.
 struct DeviceIdentity {

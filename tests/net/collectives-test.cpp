@@ -44,6 +44,16 @@ TEST(ChooseCollectives, TheFastestThatAllCan) {
     EXPECT_EQ(choose({a}).how, Collectives::Tcp);
 }
 
+TEST(ChooseCollectives, MemoryIsForFewRanks) {
+    std::vector<std::string> all;
+    for (int i = 0; i < kMaxPeerRanks + 1; i++) all.push_back(std::to_string(i));
+    std::vector<DeviceIdentity> devices;
+    for (const std::string& name : all) devices.push_back(gpu(name, "h", "p", all));
+    EXPECT_EQ(choose(devices).how, Collectives::Nccl);
+    devices.pop_back();
+    EXPECT_EQ(choose(devices).how, Collectives::Peer);
+}
+
 TEST(ChooseCollectives, OneGpuTwiceIsForTheNetwork) {
     const CollectivesChoice choice = choose({gpu("A", "h", "p"), gpu("B", "h", "q"), gpu("A", "h", "r")});
     EXPECT_EQ(choice.how, Collectives::Tcp);

@@ -79,16 +79,17 @@ __global__ void __launch_bounds__(kThreads) peerSum(PeerSumParams p) {
 
     const size_t half = (epoch % 2) * static_cast<size_t>(p.nRanks);
     const auto at = [&](int from) { return (half + from) * (kPeerMaxBlocks * kPeerBlockValues) + first; };
-    for (int i = 1; i < p.nRanks; i++) {
-        const int to = (p.rank + i) % p.nRanks;
-        storeWords(p.inboxes[to] + at(p.rank), wordOf(own.x, epoch), wordOf(own.y, epoch));
-    }
+    // Unrolled, so that addresses are read from the parameters and not from a copy on the stack.
+#pragma unroll
+    for (int r = 0; r < kMaxPeers; r++)
+        if (r < p.nRanks && r != p.rank)
+            storeWords(p.inboxes[r] + at(p.rank), wordOf(own.x, epoch), wordOf(own.y, epoch));
     float2 sum = {0.0f, 0.0f};
     for (int r = 0; r < p.nRanks; r++) {
         float2 part = own;
         if (r != p.rank) {
             uint64_t a = 0, b = 0;
-            receive(p, p.inboxes[p.rank] + at(r), epoch, a, b);
+            receive(p, p.inbox + at(r), epoch, a, b);
             part = {valueOf(a), valueOf(b)};
         }
         sum.x += part.x;

@@ -22,6 +22,7 @@ struct PeerSumParams {
     int n;     // values; at most kPeerMaxBlocks * kPeerBlockValues
     float* x;  // this rank's part, then the sum; 8-byte aligned
     int rank, nRanks;
+    uint64_t* inbox;               // of this rank
     uint64_t* inboxes[kMaxPeers];  // of each rank
     uint32_t* counters;            // of this rank
     volatile uint32_t* stop;       // in host memory: not 0 once there is no use in waiting
