@@ -36,8 +36,7 @@ void addClusterFlags(CLI::App& command, ClusterFlags& c) {
         ->capture_default_str();
     command
         .add_option("--collectives", c.collectives,
-                    "How ranks add up: through the network (tcp), by NCCL (nccl), in each other's GPU memory (peer), "
-                    "or auto: the fastest that all can")
+                    "How ranks add up: tcp, nccl, peer (in each other's GPU memory), or auto")
         ->type_name("HOW")
         ->capture_default_str();
 }
