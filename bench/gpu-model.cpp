@@ -1,5 +1,6 @@
 // Speed of whole models on a GPU, with random weights made in memory: no checkpoint and no disk needed.
 //   gpu-model <shape> [--type q40] [--layers N] [--prompt 2048] [--depths 512,32768] [--answer 128] [--rows 1,2,4]
+//             [--gpus 0,1] [--collectives peer]: one GPU and then all of them
 // Prints tokens a second, the bytes of weights and KV cache that a token reads, and their share of the bandwidth of a
 // copy on the same GPU in the same run.
 
@@ -9,11 +10,14 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <memory>
 #include <vector>
 
 #include "base/errors.hpp"
+#include "engine/collectives.hpp"
 #include "engine/engine.hpp"
+#include "gpu-ranks.hpp"
 #include "gpu/cuda-backend.hpp"
 #include "model/decoder.hpp"
 #include "synthetic-model.hpp"
@@ -69,7 +73,8 @@ double activeBytes(const Architecture& arch, const TensorSource& source) {
 struct Options {
     std::string shape, type = "q40";
     int layers = 0, libraryRows = CudaOptions{}.libraryRows, prompt = 2048, answer = 128, repetitions = 3;
-    std::vector<int> depths = {512}, rows = {1};
+    std::vector<int> depths = {512}, rows = {1}, gpus = {0};
+    std::string collectives = "peer";
 };
 
 std::vector<int> randomTokens(int n, int vocabSize) {
@@ -86,8 +91,6 @@ class Bench {
           config_(configOf(o)),
           arch_(makeArchitecture(config_)),
           source_(config_, syntheticType(o.type)),
-          backend_(makeCudaBackend({.libraryRows = o.libraryRows})),
-          plan_(makeShardPlan(arch_, {NodeSpec{}})),
           embeddings_(source_) {
         const int nSequences = *std::max_element(o.rows.begin(), o.rows.end());
         const int longest = std::max(o.prompt, *std::max_element(o.depths.begin(), o.depths.end())) + o.answer + 2;
@@ -96,20 +99,30 @@ class Bench {
         limits.nKvBlocks = (longest + kKvBlockPositions - 1) / kKvBlockPositions +
                            (nSequences - 1) * ((o.depths[0] + o.answer + 2) / kKvBlockPositions + 1);
         const auto begin = Clock::now();
-        weights_ = loadWeights(arch_, plan_, 0, source_, *backend_, pool_, {});
-        fmt::print("{}: {:.1f} GB of weights made and loaded in {:.1f} s\n", config_.name,
-                   static_cast<double>(storedWeightBytes(arch_, plan_, 0, source_)) / 1e9, secondsSince(begin));
-        decoder_ = std::make_unique<Decoder>(arch_, plan_, 0, weights_, *backend_, alone_, limits);
-        forward_ = std::make_unique<LocalForward>(*decoder_);
-        engine_ = std::make_unique<Engine>(arch_, embeddings_, *forward_);
-        kvBytes_ = Decoder::kvBytesPerPosition(arch_, plan_.attentionShape(0), limits.kvType);
+        const auto collectives = collectivesFromName(o.collectives);
+        if (!collectives || collectives == Collectives::Tcp)
+            throw ConfigError("--collectives {} is not known here (peer, nccl)", o.collectives);
+        ranks_ =
+            std::make_unique<GpuRanks>(GpuRanks::Options{o.gpus, *collectives, o.libraryRows}, arch_, source_, limits);
+        double weightBytes = 0.0;
+        for (int r = 0; r < ranks_->plan().nRanks(); r++) {
+            weightBytes += static_cast<double>(storedWeightBytes(arch_, ranks_->plan(), r, source_));
+            kvBytes_ += Decoder::kvBytesPerPosition(arch_, ranks_->plan().attentionShape(r), limits.kvType);
+        }
+        fmt::print("{}: {:.1f} GB of weights made and loaded in {:.1f} s\n", config_.name, weightBytes / 1e9,
+                   secondsSince(begin));
+        engine_ = std::make_unique<Engine>(arch_, embeddings_, *ranks_);
     }
 
     void run() {
-        const double copy = copyBandwidth();
+        const double copy = copyBandwidth() * static_cast<double>(options_.gpus.size());
         const double weightBytes = activeBytes(arch_, source_);
-        fmt::print("{}; a copy moves {:.2f} TB/s; a token reads {:.2f} GB of weights\n", backend_->name(), copy / 1e12,
+        fmt::print("{}; copies move {:.2f} TB/s; a token reads {:.2f} GB of weights\n", ranks_->name(), copy / 1e12,
                    weightBytes / 1e9);
+        if (options_.gpus.size() > 1)
+            for (const int rows : {1, 4, 16, 256})
+                fmt::print("a sum of {} rows takes {:.2f} us\n", rows,
+                           ranks_->sumMicroseconds(rows * config_.hiddenSize));
         fmt::print("| test | t/s (median of {}) | ms a step | GB/s | of copy |\n| --- | ---: | ---: | ---: | ---: |\n",
                    options_.repetitions);
         if (options_.prompt > 0) {
@@ -183,14 +196,8 @@ class Bench {
     ModelConfig config_;
     Architecture arch_;
     SyntheticSource source_;
-    ThreadPool pool_{8};
-    std::unique_ptr<Backend> backend_;
-    ShardPlan plan_;
     EmbeddingTable embeddings_;
-    Weights weights_;
-    SingleRank alone_;
-    std::unique_ptr<Decoder> decoder_;
-    std::unique_ptr<ForwardPass> forward_;
+    std::unique_ptr<GpuRanks> ranks_;
     std::unique_ptr<Engine> engine_;
     size_t kvBytes_ = 0;
 };
@@ -207,11 +214,18 @@ int main(int argc, char** argv) {
     app.add_option("--answer", o.answer, "Tokens written");
     app.add_option("--depths", o.depths, "Positions before the answer")->delimiter(',');
     app.add_option("--rows", o.rows, "Sequences that write at once, at the first depth")->delimiter(',');
+    app.add_option("--gpus", o.gpus, "GPUs to compute on together, after the first one alone")->delimiter(',');
+    app.add_option("--collectives", o.collectives, "How several GPUs add up: peer or nccl");
     app.add_option("--library-rows", o.libraryRows, "From so many prompt tokens on products go through cuBLAS");
     app.add_option("--repetitions", o.repetitions, "Measurements of each");
     CLI11_PARSE(app, argc, argv);
     try {
-        Bench(o).run();
+        // As the program does for several GPUs (app/device.cpp), before CUDA starts.
+        if (o.gpus.size() > 1) setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+        Options first = o;
+        first.gpus.resize(1);
+        Bench(first).run();
+        if (o.gpus.size() > 1) Bench(o).run();
         return 0;
     } catch (const std::exception& error) {
         fmt::print(stderr, "{}\n", error.what());

@@ -23,7 +23,8 @@ void addClusterFlags(CLI::App& command, ClusterFlags& c) {
     command
         .add_option("--node-weights", c.nodeWeights, "Shares of the work, root first, or measured; without it equal")
         ->type_name("X,X,...");
-    command.add_option("--memory-limit", c.memoryLimitMb, "What this machine may use, in MB")->type_name("MB");
+    command.add_option("--memory-limit", c.memoryLimitMb, "What this machine may use, in MB; of several GPUs each")
+        ->type_name("MB");
     command
         .add_option("--expert-placement", c.expertPlacement,
                     "Experts cut across all machines (sliced), each on one (whole), or auto")
@@ -33,13 +34,19 @@ void addClusterFlags(CLI::App& command, ClusterFlags& c) {
         .add_option("--wait-for-workers", c.waitForWorkers, "Wait so long for a lost worker before going on without")
         ->type_name("SECONDS")
         ->capture_default_str();
+    command
+        .add_option("--collectives", c.collectives,
+                    "How ranks add up: tcp, nccl, peer (in each other's GPU memory), or auto")
+        ->type_name("HOW")
+        ->capture_default_str();
 }
 
 void addDeviceFlags(CLI::App& command, DeviceFlags& d) {
     command.add_option("--device", d.device, "What computes: cpu, cuda, or auto: a GPU if there is one with room")
         ->type_name("NAME")
         ->capture_default_str();
-    command.add_option("--gpu-index", d.gpuIndex, "Which GPU, from 0")->type_name("N")->check(CLI::NonNegativeNumber);
+    command.add_option("--gpu-index", d.gpuIndex, "Which GPUs, from 0; of several each is a rank")
+        ->type_name("N,N,...");
 }
 
 void addModelFlags(CLI::App& command, ModelOptions& o) {
@@ -184,7 +191,9 @@ void addTokenize(CLI::App& app, int& exitCode) {
 void addWorker(CLI::App& app, int& exitCode) {
     CLI::App* command = app.add_subcommand("worker", "Compute along with a root on another machine");
     const auto o = std::make_shared<WorkerFlags>();
-    command->add_option("--port", o->port, "Port to listen on; 0: any free one")->type_name("N")->capture_default_str();
+    command->add_option("--port", o->port, "Port to listen on, of several GPUs the first; 0: any free one")
+        ->type_name("N")
+        ->capture_default_str();
     command->add_option("--host", o->host, "Address to listen on; without it all, or loopback if there is no secret")
         ->type_name("ADDRESS");
     command->add_option("--nthreads", o->nThreads, "Threads; without it one for each core")->type_name("N");
@@ -197,7 +206,8 @@ void addWorker(CLI::App& app, int& exitCode) {
         ->type_name("MB");
     command->add_option("--model", o->model, "Read weights from this file if it is the root's model")
         ->type_name("FILE");
-    command->add_option("--memory-limit", o->memoryLimitMb, "What this machine may use, in MB; without it what is free")
+    command
+        ->add_option("--memory-limit", o->memoryLimitMb, "What each rank here may use, in MB; without it what is free")
         ->type_name("MB");
     addDeviceFlags(*command, o->device);
     onChosen(command, exitCode, runWorker, o);

@@ -5,7 +5,6 @@
 #include <sstream>
 
 #include "app/interrupt.hpp"
-#include "app/memory-bandwidth.hpp"
 #include "app/transfer-lines.hpp"
 #include "base/errors.hpp"
 
@@ -39,7 +38,7 @@ std::optional<Secret> findSecret(const std::string& secretFile) {
     return std::nullopt;
 }
 
-ClusterOptions clusterOptions(const ModelOptions& options, ThreadPool& pool, std::FILE* status) {
+ClusterOptions clusterOptions(const ModelOptions& options, Device root, ThreadPool& pool, std::FILE* status) {
     const ClusterFlags& flags = options.cluster;
     ClusterOptions cluster;
     cluster.secret = findSecret(flags.secretFile);
@@ -53,11 +52,17 @@ ClusterOptions clusterOptions(const ModelOptions& options, ThreadPool& pool, std
     cluster.wire = *wire;
     if (flags.nodeWeights == "measured") {
         cluster.measuredWeights = true;
-        cluster.rootSpeed = measureReadBandwidth(pool);
+        cluster.rootSpeed = readBandwidth(root, pool);
     } else if (!flags.nodeWeights.empty()) {
         cluster.nodeWeights = parseWeights(flags.nodeWeights);
     }
-    cluster.memoryLimit = flags.memoryLimitMb << 20;
+    cluster.memoryLimit = offeredMemory(root, flags.memoryLimitMb << 20);
+    cluster.collectives = openCollectives(root);
+    if (flags.collectives != "auto") {
+        cluster.collectivesWish = collectivesFromName(flags.collectives);
+        if (!cluster.collectivesWish)
+            throw ConfigError("--collectives {} is not known (auto, tcp, nccl, peer)", flags.collectives);
+    }
     if (flags.expertPlacement == "whole")
         cluster.placement = ExpertPlacement::Whole;
     else if (flags.expertPlacement == "sliced")

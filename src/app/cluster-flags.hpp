@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "app/device.hpp"
 #include "app/options.hpp"
 #include "base/thread-pool.hpp"
 #include "engine/cluster-forward.hpp"
@@ -13,8 +14,8 @@ namespace dllama {
 /// The secret in the file, or in $DLLAMA_SECRET, or none.
 std::optional<Secret> findSecret(const std::string& secretFile);
 
-/// What the flags say, for a root that computes with `pool`. Throws ConfigError for a value that cannot be, and for a
-/// worker on another machine without secret or --insecure.
-ClusterOptions clusterOptions(const ModelOptions& options, ThreadPool& pool, std::FILE* status);
+/// What the flags say, for a root that computes on the device `root` with `pool`. Throws ConfigError for a value that
+/// cannot be, and for a worker on another machine without secret or --insecure.
+ClusterOptions clusterOptions(const ModelOptions& options, Device root, ThreadPool& pool, std::FILE* status);
 
 }  // namespace dllama

@@ -17,12 +17,13 @@ struct ClusterFlags {
     size_t memoryLimitMb = 0;
     std::string expertPlacement = "auto";
     int waitForWorkers = 5;  // seconds
+    std::string collectives = "auto";
 };
 
 /// What computes on this machine.
 struct DeviceFlags {
     std::string device = "auto";
-    int gpuIndex = -1;  // -1: not given
+    std::string gpuIndex;  // "0,1"; empty: not given
 };
 
 struct ModelOptions {

@@ -9,7 +9,6 @@
 #include <iterator>
 
 #include "app/cluster-flags.hpp"
-#include "app/device.hpp"
 #include "app/progress-bar.hpp"
 #include "base/errors.hpp"
 #include "base/system-info.hpp"
@@ -103,11 +102,12 @@ Session::Session(const ModelOptions& options, const SessionNeeds& needs)
     const size_t memory = memoryNeed(arch_, plan_, 0, file_, limits).total();
     // A share of the model, which is not known before the workers are.
     const size_t nNodes = 1 + options.cluster.workers.size();
-    backend_ = openDevice(options.device, pool_, memory / nNodes, needs.status);
-    if (options.cluster.workers.empty())
+    const std::vector<Device> devices = chooseDevices(options.device, memory / nNodes, needs.status);
+    backend_ = openDevice(devices[0], pool_, needs.status);
+    if (options.cluster.workers.empty() && devices.size() == 1)
         startAlone(limits, needs.status);
     else
-        startCluster(options, limits, needs.status);
+        startCluster(options, devices, limits, needs.status);
     fmt::print(needs.status, "💿 Weights loaded\n");
     std::fflush(needs.status);
     engine_ = std::make_unique<Engine>(arch_, embeddings_, *forward_);
@@ -128,9 +128,18 @@ void Session::startAlone(const DecoderLimits& limits, std::FILE* status) {
     forward_ = std::make_unique<LocalForward>(*decoder_);
 }
 
-void Session::startCluster(const ModelOptions& options, const DecoderLimits& limits, std::FILE* status) {
-    auto cluster = std::make_unique<ClusterForward>(file_, arch_, *backend_, pool_, limits,
-                                                    clusterOptions(options, pool_, status));
+/// The first device is the root's; each of the others is a rank in this process, before the workers elsewhere.
+void Session::startCluster(const ModelOptions& options, const std::vector<Device>& devices, const DecoderLimits& limits,
+                           std::FILE* status) {
+    ClusterOptions clusterFlags = clusterOptions(options, devices[0], pool_, status);
+    if (devices.size() > 1) {
+        localWorkers_ = std::make_unique<LocalWorkers>(std::vector(devices.begin() + 1, devices.end()), paths_.model,
+                                                       clusterFlags.secret, pool_.nThreads(),
+                                                       options.cluster.memoryLimitMb << 20, status);
+        const std::vector<Address> local = localWorkers_->addresses();
+        clusterFlags.workers.insert(clusterFlags.workers.begin(), local.begin(), local.end());
+    }
+    auto cluster = std::make_unique<ClusterForward>(file_, arch_, *backend_, pool_, limits, std::move(clusterFlags));
     const std::vector<std::string> nodes = cluster->nodes();
     for (int rank = 0; rank < static_cast<int>(nodes.size()); rank++)
         fmt::print(status, "📀 RequiredMemory: {} MB on {}\n",

@@ -4,6 +4,8 @@
 #include <memory>
 #include <string>
 
+#include "app/device.hpp"
+#include "app/local-workers.hpp"
 #include "app/options.hpp"
 #include "arch/architecture.hpp"
 #include "backend/backend.hpp"
@@ -67,7 +69,8 @@ class Session {
 
   private:
     void startAlone(const DecoderLimits& limits, std::FILE* status);
-    void startCluster(const ModelOptions& options, const DecoderLimits& limits, std::FILE* status);
+    void startCluster(const ModelOptions& options, const std::vector<Device>& devices, const DecoderLimits& limits,
+                      std::FILE* status);
     DecoderLimits chooseLimits(const ModelOptions& options, const SessionNeeds& needs) const;
     void printModel(std::FILE* status) const;
 
@@ -81,6 +84,7 @@ class Session {
     Weights weights_;
     EmbeddingTable embeddings_;
     SingleRank alone_;
+    std::unique_ptr<LocalWorkers> localWorkers_;  // or null
     std::unique_ptr<Decoder> decoder_;
     std::unique_ptr<ForwardPass> forward_;
     const ClusterForward* cluster_ = nullptr;

@@ -1,14 +1,13 @@
 #include <signal.h>
 
+#include <algorithm>
 #include <cstdlib>
-#include <thread>
 
 #include "app/cluster-flags.hpp"
 #include "app/device.hpp"
-#include "app/memory-bandwidth.hpp"
+#include "app/local-workers.hpp"
 #include "app/options.hpp"
 #include "app/session.hpp"
-#include "engine/worker.hpp"
 
 namespace dllama {
 
@@ -37,13 +36,10 @@ int runWorker(const WorkerFlags& flags) {
     options.cacheDir = flags.cacheDir == "none" ? "" : flags.cacheDir.empty() ? defaultCacheDir() : flags.cacheDir;
     options.cacheLimit = uint64_t{flags.cacheSizeMb} << 20;
     options.modelPath = flags.model;
-    options.memoryLimit = flags.memoryLimitMb << 20;
-    {
-        ThreadPool pool(options.nThreads);
-        openDevice(flags.device, pool, 0, stdout);  // a device that is not there is told now, not when a root comes
-        options.speed = measureReadBandwidth(pool);
-    }
-    options.makeBackend = [device = flags.device](ThreadPool& pool) { return openDevice(device, pool, 0, stdout); };
+    const std::vector<Device> devices = chooseDevices(flags.device, 0, stdout);
+    if (flags.port != 0 && flags.port + devices.size() > 65536)
+        throw ConfigError("--port is {}: {} GPUs need as many ports from there, up to 65535", flags.port,
+                          devices.size());
     options.log = [](const std::string& line) {
         fmt::print("⭕ {}\n", line);
         std::fflush(stdout);
@@ -55,20 +51,28 @@ int runWorker(const WorkerFlags& flags) {
     sigaddset(&ends, SIGINT);
     sigaddset(&ends, SIGTERM);
     pthread_sigmask(SIG_BLOCK, &ends, nullptr);
-    const std::string host = options.address.host;
-    const bool plain = !options.secret && options.insecure;
-    Worker worker(std::move(options));
-    if (plain) fmt::print("⚠️ --insecure: everything travels in plain text and anyone may connect\n");
-    fmt::print("Listening on {}...\n", Address{host, worker.port()}.text());
-    std::fflush(stdout);
-    std::thread serving([&] { worker.run(); });
+    if (!options.secret && options.insecure)
+        fmt::print("⚠️ --insecure: everything travels in plain text and anyone may connect\n");
+    std::vector<std::unique_ptr<RunningWorker>> workers;
+    for (const Device device : devices) {
+        WorkerOptions own = options;
+        if (options.address.port != 0) own.address.port += static_cast<int>(workers.size());
+        ThreadPool pool(options.nThreads);
+        openDevice(device, pool, stdout);  // a device that does not serve is told now, not when a root comes
+        own.speed = readBandwidth(device, pool);
+        own.nThreads = std::max(1, options.nThreads / static_cast<int>(devices.size()));
+        useDevice(own, device, flags.memoryLimitMb << 20, stdout);
+        if (device.isGpu()) fmt::print("📀 Offers {} MB of GPU {}\n", own.memoryLimit >> 20, device.gpu);
+        workers.push_back(std::make_unique<RunningWorker>(own));
+        fmt::print("Listening on {}...\n", Address{own.address.host, workers.back()->port()}.text());
+        std::fflush(stdout);
+    }
     int signal = 0;
     sigwait(&ends, &signal);
     fmt::print("🛑 Stopping; once more to stop at once\n");
     std::fflush(stdout);
     pthread_sigmask(SIG_UNBLOCK, &ends, nullptr);
-    worker.stop();
-    serving.join();
+    workers.clear();
     return 0;
 }
 

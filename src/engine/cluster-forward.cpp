@@ -66,7 +66,9 @@ ClusterForward::~ClusterForward() {
 
 void ClusterForward::teardown() {
     heartbeat_.reset();
+    lostSource_.request_stop();  // nobody would tell a device any more that it waits in vain
     decoder_.reset();
+    deviceCommunicator_.reset();
     communicator_.reset();
     links_.clear();
     const std::lock_guard lock(mutex_);
@@ -97,6 +99,10 @@ void ClusterForward::establish(std::chrono::milliseconds wait, bool allRequired)
 /// Control lines to all workers, or, if not all are required, to those that answer within `wait`.
 void ClusterForward::connectControl(std::chrono::milliseconds wait, bool allRequired) {
     session_ = newSession();
+    {
+        const std::lock_guard lock(mutex_);
+        lostSource_ = {};
+    }
     for (size_t i = 0; i < options_.workers.size(); i++) {
         auto link = std::make_unique<Link>();
         link->address = options_.workers[i];
@@ -193,6 +199,7 @@ void ClusterForward::makePlan() {
 void ClusterForward::startSession() {
     decoder_.reset();
     makePlan();
+    chooseHow();
     const uint32_t session = static_cast<uint32_t>(session_);
     const Secret* secret = options_.secret ? &*options_.secret : nullptr;
     forEachLink([&](Link& link) {
@@ -248,7 +255,39 @@ void ClusterForward::startSession() {
     } catch (const PeerLost& error) {
         rethrowLost(error);
     }
-    decoder_ = std::make_unique<Decoder>(arch_, plan_, 0, weights_, backend_, *communicator_, limits_);
+    if (setup_.collectives != Collectives::Tcp) joinDevices();
+    Communicator& meeting = deviceCommunicator_ ? *deviceCommunicator_ : *communicator_;
+    decoder_ = std::make_unique<Decoder>(arch_, plan_, 0, weights_, backend_, meeting, limits_);
+}
+
+/// How the ranks of this session add up.
+void ClusterForward::chooseHow() {
+    std::vector<DeviceIdentity> devices = {options_.collectives ? options_.collectives->identity() : DeviceIdentity{}};
+    for (const auto& link : links_) devices.push_back(link->node.device);
+    CollectivesChoice choice =
+        chooseCollectives(options_.collectivesWish, devices, nodes(), options_.secret.has_value());
+    if (!deviceFailure_.empty()) choice = {Collectives::Tcp, deviceFailure_};
+    setup_.collectives = choice.how;
+    setup_.meeting = choice.how == Collectives::Tcp ? "" : options_.collectives->newMeeting(choice.how);
+    if (links_.empty() || !options_.collectives) return;
+    options_.log(fmt::format("sums {}{}",
+                             choice.how == Collectives::Peer   ? "in the GPUs' memory"
+                             : choice.how == Collectives::Nccl ? "by NCCL"
+                                                               : "through the network",
+                             choice.reason.empty() ? "" : fmt::format(" ({})", choice.reason)));
+}
+
+/// All ranks are ready and about to do the same.
+void ClusterForward::joinDevices() {
+    const Seat seat{setup_.collectives, 0, plan_.nRanks(), setup_.meeting};
+    try {
+        deviceCommunicator_ = options_.collectives->join(seat, backend_, *communicator_, lostSource_.get_token());
+    } catch (const PeerLost& error) {
+        // Devices may be unable to meet where hosts can, behind a firewall, say: the next attempt does without.
+        const bool othersFailed = lostSource_.stop_requested();
+        if (!options_.collectivesWish && (!othersFailed || ++nDeviceFailures_ > 1)) deviceFailure_ = error.what();
+        rethrowLost(error);
+    }
 }
 
 /// Until the worker has said that it is ready.
@@ -343,6 +382,7 @@ void ClusterForward::recover(const PeerLost& lost) {
 void ClusterForward::noteLost(int node, const std::string& reason) {
     const std::lock_guard lock(mutex_);
     if (!lost_) lost_ = PeerLost(node, "{}", reason);
+    lostSource_.request_stop();
     for (const auto& link : links_)
         if (link->data) link->data->shutdown();
     changed_.notify_all();

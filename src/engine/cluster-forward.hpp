@@ -32,6 +32,10 @@ struct ClusterOptions {
     /// Nothing: what suits the number of nodes.
     std::optional<ExpertPlacement> placement;
     ExpertUse expertUse;
+    /// How the root's device adds up with others; null: it cannot.
+    std::shared_ptr<const DeviceCollectives> collectives;
+    /// Nothing: the fastest that all nodes can.
+    std::optional<Collectives> collectivesWish;
     /// How long a start or a recovery waits for workers that do not answer.
     std::chrono::milliseconds wait{5000};
     /// A worker that is silent for so long is lost.
@@ -62,6 +66,7 @@ class ClusterForward final : public ForwardPass {
 
     const ShardPlan& plan() const { return plan_; }
     LineCost lineCost() const { return cost_; }
+    Collectives collectives() const { return setup_.collectives; }
     /// Names of the nodes that compute, by rank.
     std::vector<std::string> nodes() const;
     /// What each rank did since the cluster was ready; nothing for one that does not tell in time.
@@ -74,6 +79,8 @@ class ClusterForward final : public ForwardPass {
     void connectControl(std::chrono::milliseconds wait, bool allRequired);
     void makePlan();
     void startSession();
+    void chooseHow();
+    void joinDevices();
     void prepareWorker(Link& link, const std::string& setup);
     void loadOwn();
     void teardown();
@@ -99,6 +106,10 @@ class ClusterForward final : public ForwardPass {
     Weights weights_;
     std::unique_ptr<Heartbeat> heartbeat_;
     std::unique_ptr<TcpCommunicator> communicator_;
+    std::unique_ptr<Communicator> deviceCommunicator_;  // or null; sums instead of the other
+    int nDeviceFailures_ = 0;
+    std::string deviceFailure_;    // why devices are not asked to meet again
+    std::stop_source lostSource_;  // of the session: ends what waits on the device
     std::unique_ptr<Decoder> decoder_;
     LineCost cost_;
     std::vector<std::byte> encoded_;

@@ -80,6 +80,8 @@ std::string setupToJson(const ClusterSetup& s) {
                        {"max_positions", s.limits.maxPositions},
                        {"kv_type", dtypeName(s.limits.kvType)}}},
                      {"wire", wireName(s.wire)},
+                     {"collectives", collectivesName(s.collectives)},
+                     {"meeting", s.meeting},
                      {"numbers", s.numbers},
                      {"addresses", s.addresses}};
     for (const auto& [name, type] : s.exceptions) document["exceptions"][name] = dtypeName(type);
@@ -108,6 +110,11 @@ ClusterSetup setupFromJson(const std::string& text, const std::string& peer) {
         const auto wire = wireFromName(document.at("wire").get<std::string>());
         if (!wire) throw ProtocolError("{}: wire {} is not known", peer, document.at("wire").get<std::string>());
         s.wire = *wire;
+        const std::string collectives = document.at("collectives").get<std::string>();
+        const auto how = collectivesFromName(collectives);
+        if (!how) throw ProtocolError("{}: collectives {} are not known", peer, collectives);
+        s.collectives = *how;
+        s.meeting = document.at("meeting").get<std::string>();
         s.numbers = document.at("numbers").get<std::vector<int>>();
         s.addresses = document.at("addresses").get<std::vector<std::string>>();
     } catch (const json::exception& error) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "arch/architecture.hpp"
+#include "engine/collectives.hpp"
 #include "format/model-file.hpp"
 #include "model/decoder.hpp"
 #include "net/batch-codec.hpp"
@@ -31,6 +32,9 @@ struct ClusterSetup {
     uint64_t planHash = 0;
     DecoderLimits limits;
     Wire wire = Wire::Q80;
+    /// How the ranks add up, and by what name they find each other (DeviceCollectives).
+    Collectives collectives = Collectives::Tcp;
+    std::string meeting;
     /// Of each rank: its number in the greetings (0 is the root, the others by the order they are listed in) and where
     /// it listens (the root: nowhere). Ranks are the numbers of those who take part, without gaps.
     std::vector<int> numbers;

@@ -36,6 +36,12 @@ int rankOf(const ClusterSetup& setup, int number, const std::string& peer) {
     return static_cast<int>(found - setup.numbers.begin());
 }
 
+/// However steps end, the device must not go on waiting for others: freeing its memory would wait for it.
+struct EndOfWaiting {
+    std::stop_source& lost;
+    ~EndOfWaiting() { lost.request_stop(); }
+};
+
 }  // namespace
 
 /// From a root's first connection to its last.
@@ -44,6 +50,7 @@ struct Worker::Session {
     std::unique_ptr<Connection> control;
     std::vector<std::unique_ptr<Connection>> data;  // to the node of each number
     std::string abortReason;                        // why it ended, if it did
+    std::stop_source lost;                          // ends what waits on the device
     const TcpCommunicator* communicator = nullptr;  // while steps are computed
     std::atomic<double> stepSeconds{0.0};
 
@@ -83,6 +90,7 @@ Worker::Worker(WorkerOptions options) : options_(std::move(options)), pool_(opti
     node_.threads = options_.nThreads;
     node_.speed = options_.speed;
     node_.cpu = cpuFeatureNames();
+    if (options_.collectives) node_.device = options_.collectives->identity();
     if (!options_.modelPath.empty()) {
         file_ = std::make_unique<ModelFile>(options_.modelPath);
         fileId_ = weightsId(*file_);
@@ -108,6 +116,7 @@ void Worker::stop() {
     stopping_ = true;
     if (session_) {
         session_->abortReason = "this worker is being stopped";
+        session_->lost.request_stop();
         if (session_->control) session_->control->shutdown();
         for (const auto& connection : session_->data)
             if (connection) connection->shutdown();
@@ -185,6 +194,7 @@ void Worker::run() {
 void Worker::abort(Session& session, const std::string& reason) {
     const std::lock_guard lock(mutex_);
     if (session.abortReason.empty()) session.abortReason = reason;
+    session.lost.request_stop();
     for (const auto& connection : session.data)
         if (connection) connection->shutdown();
     changed_.notify_all();
@@ -315,7 +325,6 @@ void Worker::computeSteps(Session& session, Connection& root, const ClusterSetup
     options.session = session.id();
     options.wire = setup.wire;
     TcpCommunicator communicator(options, peers, *l.backend);
-    Decoder decoder(l.arch, l.plan, rank, l.weights, *l.backend, communicator, setup.limits);
 
     // The root asks for this when all are ready.
     receiveFrame(root, session.id(), {FrameType::Start}, kNoDeadline);
@@ -325,6 +334,17 @@ void Worker::computeSteps(Session& session, Connection& root, const ClusterSetup
     if (start.payload.size() != sizeof cost) throw ProtocolError("{}: a damaged start", root.peer());
     std::memcpy(&cost, start.payload.data(), sizeof cost);
     communicator.setLineCost(cost);
+    std::unique_ptr<Communicator> device;
+    if (setup.collectives != Collectives::Tcp) {
+        if (!options_.collectives)
+            throw ProtocolError("{}: it wants {} collectives of a CPU", root.peer(),
+                                collectivesName(setup.collectives));
+        const Seat seat{setup.collectives, rank, l.plan.nRanks(), setup.meeting};
+        device = options_.collectives->join(seat, *l.backend, communicator, session.lost.get_token());
+    }
+    Communicator& meeting = device ? *device : communicator;
+    Decoder decoder(l.arch, l.plan, rank, l.weights, *l.backend, meeting, setup.limits);
+    const EndOfWaiting endOfWaiting{session.lost};
 
     const Visible visible(*this, session, communicator);
     const BatchLimits limits = batchLimits(l.arch, setup.limits, embeddingType(setup));

@@ -32,6 +32,8 @@ struct WorkerOptions {
     /// Bytes a second that this node reads from memory, for plans that weigh nodes.
     double speed = 0.0;
     std::function<std::unique_ptr<Backend>(ThreadPool& pool)> makeBackend;
+    /// How the device adds up with others; null: it cannot.
+    std::shared_ptr<const DeviceCollectives> collectives;
     Log log;
     /// Silence of the root after which it counts as gone.
     std::chrono::milliseconds silence{3000};

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/errors.hpp"
+#include "gpu/cuda-device.hpp"
 #include "gpu/cuda-inputs.hpp"
 #include "gpu/cuda-weights.hpp"
 #include "gpu/kernels/kernels.hpp"
@@ -79,7 +80,7 @@ bool ofDifferentSequences(const Batch& batch) {
     return std::adjacent_find(batch.sequences.begin(), batch.sequences.end()) == batch.sequences.end();
 }
 
-class CudaBackend final : public Backend {
+class CudaBackend final : public Backend, public CudaDevice {
   public:
     explicit CudaBackend(const CudaOptions& options)
         : options_(options), gpuIndex_(openDevice(options.gpuIndex)), handle_(makeStream()), loader_(gpuIndex_) {
@@ -100,6 +101,15 @@ class CudaBackend final : public Backend {
 
     std::string name() const override { return name_; }
     bool isHost() const override { return false; }
+
+    int gpuIndex() const override { return gpuIndex_; }
+    const Stream& stream() const override { return stream_; }
+    void updateForms(int rows, Activations& a) override { quantize(rows, a); }
+    void forgetSteps() override {
+        use();
+        check(cudaStreamSynchronize(stream_.handle), "step");
+        graphs_.clear();
+    }
 
     Activations allocateActivations(int maxRows, int cols, bool quantized) override {
         use();
@@ -722,6 +732,12 @@ std::unique_ptr<Backend> makeCudaBackend(const CudaOptions& options) {
     return std::make_unique<CudaBackend>(options);
 }
 
+CudaDevice& gpu::cudaDeviceOf(Backend& backend) {
+    auto* device = dynamic_cast<CudaDevice*>(&backend);
+    DLLAMA_CHECK(device != nullptr);
+    return *device;
+}
+
 std::vector<std::string> cudaDevices() {
     int count = 0;
     if (cudaGetDeviceCount(&count) != cudaSuccess) {
@@ -744,6 +760,13 @@ size_t cudaFreeMemory(int gpuIndex) {
     size_t free = 0, total = 0;
     check(cudaMemGetInfo(&free, &total), "free GPU memory");
     return free;
+}
+
+double cudaMemoryBandwidth(int gpuIndex) {
+    int kilohertz = 0, bits = 0;
+    check(cudaDeviceGetAttribute(&kilohertz, cudaDevAttrMemoryClockRate, gpuIndex), "memory clock");
+    check(cudaDeviceGetAttribute(&bits, cudaDevAttrGlobalMemoryBusWidth, gpuIndex), "memory width");
+    return 2.0 * 1e3 * kilohertz * bits / 8;  // both edges of the clock
 }
 
 }  // namespace dllama

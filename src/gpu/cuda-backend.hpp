@@ -27,4 +27,7 @@ std::vector<std::string> cudaDevices();
 /// Free memory of a GPU in bytes.
 size_t cudaFreeMemory(int gpuIndex);
 
+/// Bytes a second between a GPU and its memory at most, by clock and width.
+double cudaMemoryBandwidth(int gpuIndex);
+
 }  // namespace dllama

@@ -77,6 +77,10 @@ Greeted dial(const Address& address, const Hello& hello, const Secret* secret, D
         greeted.node.threads = answer.at("threads").get<int>();
         greeted.node.speed = answer.at("speed").get<double>();
         greeted.node.cpu = answer.at("cpu").get<std::string>();
+        const json& device = answer.at("device");
+        greeted.node.device = {device.at("gpu").get<std::string>(), device.at("host").get<std::string>(),
+                               device.at("process").get<std::string>(), device.at("nccl").get<std::string>(),
+                               device.at("reaches").get<std::vector<std::string>>()};
     } catch (const json::exception&) {
         throw ProtocolError("{}: its greeting lacks a field", address.text());
     }
@@ -120,7 +124,17 @@ Caller greet(Incoming incoming, const Secret* secret, Deadline deadline) {
 }
 
 void welcome(const Caller& caller, const NodeInfo& node, Deadline deadline) {
-    const json text = {{"memory", node.memory}, {"threads", node.threads}, {"speed", node.speed}, {"cpu", node.cpu}};
+    const DeviceIdentity& device = node.device;
+    const json text = {{"memory", node.memory},
+                       {"threads", node.threads},
+                       {"speed", node.speed},
+                       {"cpu", node.cpu},
+                       {"device",
+                        {{"gpu", device.gpu},
+                         {"host", device.host},
+                         {"process", device.process},
+                         {"nccl", device.nccl},
+                         {"reaches", device.reaches}}}};
     sendFrame(*caller.connection, kNoSession, FrameType::Welcome, text.dump(), deadline);
 }
 

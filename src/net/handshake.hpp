@@ -7,6 +7,7 @@
 
 #include "net/connection.hpp"
 #include "net/secret.hpp"
+#include "parallel/device-collectives.hpp"
 
 /// How a connection begins: TLS if there is a secret, then Hello and Welcome. Both sides check protocol and build.
 namespace dllama {
@@ -35,6 +36,7 @@ struct NodeInfo {
     /// Bytes per second that it reads from memory: what decoding is bound by.
     double speed = 0.0;
     std::string cpu;
+    DeviceIdentity device;
 };
 
 /// The peer answered, but does not want this connection now.

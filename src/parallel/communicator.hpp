@@ -15,7 +15,7 @@ class Communicator {
     virtual int rank() const = 0;
     virtual int nRanks() const = 0;
 
-    /// x = the sum over all ranks of the first nTokens rows of x, added in rank order: all ranks hold the same bits.
+    /// x = the sum over all ranks of the first nTokens rows of x. All ranks hold the same bits.
     virtual void allReduceSum(const StepInputs& step, Activations& x) = 0;
 
     /// Rank r contributes `mine`, nRows rows of colsOfRank[r] values; rank 0 receives them side by side in

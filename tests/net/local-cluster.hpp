@@ -71,7 +71,7 @@ class WorkerThread {
   public:
     explicit WorkerThread(WorkerOptions options = {}) {
         if (options.address.host.empty()) options.address = {"127.0.0.1", 0};
-        options.makeBackend = cpuBackend;
+        if (!options.makeBackend) options.makeBackend = cpuBackend;
         options.log = lines.log();
         worker = std::make_unique<Worker>(std::move(options));
         thread = std::thread([this] { worker->run(); });
@@ -92,8 +92,9 @@ class WorkerThread {
 
 /// A root with its model.
 struct RootUnderTest {
-    RootUnderTest(const std::string& path, ClusterOptions options, DecoderLimits limits = {})
-        : file(path), arch(makeArchitecture(file.config())), pool(1), backend(cpuBackend(pool)), embeddings(file) {
+    RootUnderTest(const std::string& path, ClusterOptions options, DecoderLimits limits = {},
+                  const std::function<std::unique_ptr<Backend>(ThreadPool&)>& makeBackend = cpuBackend)
+        : file(path), arch(makeArchitecture(file.config())), pool(1), backend(makeBackend(pool)), embeddings(file) {
         if (limits.maxPositions == 0) limits.maxPositions = arch.maxPositions;
         if (limits.maxTokens == 512) limits.maxTokens = 16;
         if (arch.prefixMask) limits.maxTokens = limits.maxOutputs = limits.maxPositions;
