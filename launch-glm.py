@@ -12,6 +12,7 @@ import argparse
 import concurrent.futures
 import ctypes
 import dataclasses
+import difflib
 import json
 import os
 import pathlib
@@ -89,7 +90,10 @@ def find_model(name: str) -> Model:
             return model
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return Model(name.split("/")[1].lower(), name)
-    raise LaunchError(f"{name} is not a known model (./launch-glm.py list) and not OWNER/NAME of a repository")
+    known = ["demo", *(model.name for model in registry())]
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    meant = f"did you mean {' or '.join(near)}?" if near else "./launch-glm.py list shows the names"
+    raise LaunchError(f"{name} is not a known model and not OWNER/NAME of a repository: {meant}")
 
 
 # ------------------------------------------------------------------------------------------------------------- machine
@@ -120,7 +124,21 @@ def gpus() -> list[Gpu]:
         name, total, free, driver = (part.strip() for part in rest.rsplit(",", 3))
         if total.isdigit() and free.isdigit():
             found.append(Gpu(int(index), name, int(total) << 20, int(free) << 20, driver))
-    return found
+    # A program counts only those that it may see, from 0.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return found
+    by_index = {str(gpu.index): gpu for gpu in found}
+    seen = [by_index[word.strip()] for word in visible.split(",") if word.strip() in by_index]
+    return [dataclasses.replace(gpu, index=i) for i, gpu in enumerate(seen)]
+
+
+def equal_gpus(found: list[Gpu]) -> list[Gpu]:
+    """The largest group of the same kind: several GPUs of a machine share a model in equal parts."""
+    groups: dict[tuple[str, int], list[Gpu]] = {}
+    for gpu in found:
+        groups.setdefault((gpu.name, gpu.memory), []).append(gpu)
+    return max(groups.values(), key=lambda group: sum(gpu.memory for gpu in group), default=[])
 
 
 def memory_bytes() -> tuple[int, int]:
@@ -187,6 +205,11 @@ def memory_bandwidth(threads: int) -> float:
     return best
 
 
+def existing(folder: pathlib.Path) -> pathlib.Path:
+    """The folder, or the nearest above it that exists."""
+    return next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+
+
 def gb(value: float) -> str:
     return f"{value / 1e9:.1f} GB"
 
@@ -213,6 +236,21 @@ def find_program(dry_run: bool = False) -> str:
     if subprocess.run(["make", "-C", HOME], check=False).returncode != 0:
         raise LaunchError("dllama could not be built: see above")
     return str(HOME / "dllama")
+
+
+def version_of(program: str) -> str | None:
+    """What `dllama --version` says: version and backends; None if it is not built yet."""
+    try:
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def usable_gpus(program: str) -> list[Gpu]:
+    """The GPUs that the program can compute on: none if it was built without CUDA."""
+    version = version_of(program)
+    return gpus() if version is None or "CUDA" in version else []
 
 
 def converter_python(dry_run: bool = False) -> str:
@@ -246,13 +284,15 @@ def say(text: str) -> None:
 def start(command: list, dry_run: bool) -> int:
     """Runs a command, or prints it."""
     words = [str(word) for word in command]
+    # CUDA's own order is by speed; the numbers here are nvidia-smi's.
+    order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if "--gpu-index" in words else {}
     if dry_run:
-        print(shlex.join(words))
+        print(shlex.join([*(f"{name}={value}" for name, value in order.items()), *words]))
         return 0
     # Ctrl-C is the command's: in a chat it ends an answer, not the program.
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
-        return subprocess.run(words, check=False).returncode
+        return subprocess.run(words, env=os.environ | order, check=False).returncode
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -322,42 +362,79 @@ def ensure_model(model: Model, args) -> tuple[pathlib.Path, pathlib.Path | None]
 # ----------------------------------------------------------------------------------------------------------------- run
 
 
-def choose_flags(model: Model, weights: float, in_cluster: bool) -> tuple[list, str]:
-    """Flags for this machine and why; `weights` are the file's bytes. Raises LaunchError if it does not fit."""
+def choose_gpus(found: list[Gpu], weights: float, cache: float) -> list[Gpu]:
+    """The GPUs for a model of so many bytes: the first that holds it, else all equal ones if they hold it together."""
+    for gpu in found:
+        if gpu.free > weights + cache + SPARE_BYTES:
+            return [gpu]
+    group = equal_gpus(found)
+    share = (weights + cache) / max(1, len(group))
+    return group if len(group) > 1 and all(gpu.free > share + SPARE_BYTES for gpu in group) else []
+
+
+def gpu_flags(chosen: list[Gpu]) -> list:
+    """dllama itself takes the first GPU, if it has room."""
+    if not chosen or [gpu.index for gpu in chosen] == [0]:
+        return []
+    return ["--gpu-index", ",".join(str(gpu.index) for gpu in chosen)]
+
+
+def choose_flags(model: Model, weights: float, in_cluster: bool, found: list[Gpu]) -> tuple[list, str]:
+    """Flags for this machine with these GPUs, and why; `weights` are the file's bytes. Raises LaunchError if it does
+    not fit."""
     physical, threads = cores()
     flags: list = ["--nthreads", physical]
     why = f"{physical} threads, one for each {'physical core' if physical < threads else 'core'}"
-    if weights == 0 or in_cluster:
+    if in_cluster:
+        return node_flags(found)
+    if weights == 0:
         return flags, why
     total, available = memory_bytes()
     context, kv = min(model.context, DEFAULT_CONTEXT), model.kv_bytes_per_token
-    gpu = next((gpu for gpu in gpus() if gpu.free > weights + kv * context + SPARE_BYTES), None)
-    if gpu and gpu.index > 0:  # dllama itself looks at the first one
-        flags += ["--gpu-index", gpu.index]
-    room = gpu.free if gpu else available
-    while kv and context > 512 and weights + kv * context + SPARE_BYTES > room:
+    # A GPU with a shorter context before the CPU with a longer one.
+    lengths = [context, *(n for n in (4096, 2048) if n < context)]
+    fitting = ((n, choose_gpus(found, weights, kv * n)) for n in lengths)
+    context, chosen = next(((n, some) for n, some in fitting if some), (context, []))
+    flags += gpu_flags(chosen)
+    room = sum(gpu.free for gpu in chosen) if chosen else available
+    while kv and not chosen and context > 512 and weights + kv * context + SPARE_BYTES > room:
         context //= 2
     if weights + kv * context + SPARE_BYTES > room:
+        on_gpu = f", {gb(max(gpu.free for gpu in found))} on a GPU" if found else ""
         raise LaunchError(
             f"{model.name} needs {gb(weights + kv * context + SPARE_BYTES)} of memory, "
-            f"{gb(available)} of {gb(total)} are available: "
+            f"{gb(available)} of {gb(total)} are available{on_gpu}: "
             f"add machines (./launch-glm.py setup-cluster {model.name} --nodes ...), or --force"
         )
-    where = f"{gb(room)} of {gpu.name}" if gpu else f"{gb(room)} of memory"
+    where = f"{gb(room)} of {gpu_names(chosen)}" if chosen else f"{gb(room)} of memory"
     if not kv:
         return flags, f"{why}; {gb(weights)} of weights in {where}"
     why += f"; context {context}: {gb(weights)} of weights and {gb(kv * context)} of cache in {where}"
     return [*flags, "--max-seq-len", context], why
 
 
-def model_line(model: Model, args) -> tuple[list, str]:
+def node_flags(found: list[Gpu]) -> tuple[list, str]:
+    """Flags of a cluster's node, and why: what its share of the model will be is not known here."""
+    physical, threads = cores()
+    why = f"{physical} threads, one for each {'physical core' if physical < threads else 'core'}"
+    group = equal_gpus(found)
+    chosen = gpu_flags(group) if len(group) > 1 else []
+    return ["--nthreads", physical, *chosen], f"{why}; {gpu_names(group)}" if chosen else why
+
+
+def gpu_names(chosen: list[Gpu]) -> str:
+    return f"{len(chosen)} x {chosen[0].name}" if len(chosen) > 1 else chosen[0].name
+
+
+def model_line(model: Model, program: str, args) -> tuple[list, str]:
     """dllama's flags for the model, which is brought here if it has to be, and why."""
     here = model_files(args.models_dir / model.name, args.type)
     if model.repository is None:
         here = (DEMO / "demo-q40.m", DEMO / "demo.t") if (DEMO / "demo-q40.m").exists() else None
     weights = here[0].stat().st_size if here else (model.q40_gb or 0) * 1e9 * BITS[args.type] / BITS["q40"]
     try:
-        flags, why = choose_flags(model, weights, args.cluster)  # before a download of hours
+        # Before a download of hours.
+        flags, why = choose_flags(model, weights, args.cluster, usable_gpus(program))
     except LaunchError:
         if not args.force:
             raise
@@ -374,7 +451,7 @@ def run_model(command: str, args) -> int:
     model = find_model(args.name)
     cluster = read_cluster(model, args) if args.cluster else None
     program = find_program(args.dry_run)
-    flags, why = model_line(model, args)
+    flags, why = model_line(model, program, args)
     line = [program, command, *flags]
     if cluster:
         line += ["--workers", *cluster["workers"], "--secret-file", cluster["secret_file"]]
@@ -388,6 +465,8 @@ def run_model(command: str, args) -> int:
 def with_rest(line: list, rest: list[str]) -> list:
     """The command with the user's own flags, which take the place of ours (each of these has one value)."""
     kept, given = [], {word for word in rest if word.startswith("--")}
+    if "--device" in given:
+        given.add("--gpu-index")
     for i, word in enumerate(line):
         if word not in given and (i == 0 or line[i - 1] not in given):
             kept.append(word)
@@ -400,14 +479,32 @@ UNIT = """[Unit]
 Description=dllama worker on port {port}
 After=network-online.target
 Wants=network-online.target
+# Try for ever: a GPU's driver or an address may come late.
+StartLimitIntervalSec=0
 
 [Service]
-ExecStart=/usr/local/bin/dllama worker --port {port} --secret-file %d/secret --cache-dir %C/dllama
+# Found in /usr/local/bin or /usr/bin.
+ExecStart=dllama worker --port {port} --secret-file %d/secret --cache-dir %C/dllama
 LoadCredential=secret:/etc/dllama/secret
-DynamicUser=yes
-CacheDirectory=dllama
 Restart=always
 RestartSec=2
+# A user of its own that owns the cache folder and nothing else, in a file system that it cannot change. (Not hidden:
+# /dev, for GPUs, and /proc/meminfo.)
+DynamicUser=yes
+CacheDirectory=dllama
+CacheDirectoryMode=0700
+UMask=0077
+CapabilityBoundingSet=
+ProtectHome=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
+RestrictNamespaces=yes
+RestrictRealtime=yes
+LockPersonality=yes
+SystemCallArchitectures=native
 
 [Install]
 WantedBy=multi-user.target
@@ -500,10 +597,11 @@ def check_cluster(model: Model, program: str, nodes: list[tuple[str, int]], secr
 
 def worker(args) -> int:
     program = find_program(args.dry_run)
-    physical, _ = cores()
-    line = [program, "worker", "--port", args.port, "--nthreads", physical]
+    flags, why = node_flags(usable_gpus(program))
+    line = [program, "worker", "--port", args.port, *flags]
     if args.secret_file:
         line += ["--secret-file", args.secret_file]
+    say(why)
     return start(with_rest(line, args.rest), args.dry_run)
 
 
@@ -511,8 +609,9 @@ def worker(args) -> int:
 
 
 def list_models(args) -> int:
-    room = max([memory_bytes()[1], *(gpu.free for gpu in gpus())])
-    free = shutil.disk_usage(args.models_dir if args.models_dir.exists() else HOME).free
+    found = usable_gpus(find_program(dry_run=True))
+    room = max([memory_bytes()[1], *(gpu.free for gpu in found), sum(gpu.free for gpu in equal_gpus(found))])
+    free = shutil.disk_usage(existing(args.models_dir)).free
     print(f"{'name':<30}{'parameters':>11}{'download':>10}{'disk':>10}{'memory':>10}  here")
     for model in registry():
         memory = model.memory()
@@ -535,28 +634,36 @@ def doctor(args) -> int:
     print(f"🧠 {cpu_name()}: {physical} cores, {threads} threads")
     bandwidth = memory_bandwidth(physical)
     print(f"📀 Memory: {gb(total)}, {gb(available)} available, {bandwidth / 1e9:.0f} GB/s copying")
-    found = gpus()
-    for gpu in found:
-        print(f"🎮 {gpu.name}: {gb(gpu.memory)}, {gb(gpu.free)} free, driver {gpu.driver}")
-    if not found:
-        print("🎮 No NVIDIA GPU: nvidia-smi finds none")
-    disk = shutil.disk_usage(args.models_dir if args.models_dir.exists() else HOME)
-    print(f"💿 Disk at {args.models_dir}: {gb(disk.free)} free")
     try:
         program = find_program(dry_run=True)
-        version = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
-        print(f"🟢 Program: {program}, {version.strip()}")
-    except (LaunchError, OSError, subprocess.SubprocessError):
-        print("🔴 Program: not built yet; the first run builds it (make)")
+        version = version_of(program)
+        there = f"🟢 Program: {program}, {version}"
+        state = there if version else "🔴 Program: not built yet; the first run builds it (make)"
+    except LaunchError as error:
+        version, state = None, f"🔴 Program: {error}"
+    found = gpus()
+    for gpu in found:
+        print(f"🎮 GPU {gpu.index}, {gpu.name}: {gb(gpu.memory)}, {gb(gpu.free)} free, driver {gpu.driver}")
+    if not found:
+        print("🎮 No NVIDIA GPU: nvidia-smi finds none")
+    elif version and "CUDA" not in version:
+        print("🔴 GPU: not used, for this build of dllama has no CUDA: make BUILD_CUDA=1 (needs the CUDA toolkit)")
+    place = existing(args.models_dir)
+    writable = "" if os.access(place, os.W_OK) else "; 🔴 not writable: --models-dir or DLLAMA_MODELS names another"
+    print(f"💿 Disk at {args.models_dir}: {gb(shutil.disk_usage(place).free)} free{writable}")
+    print(state)
     python = converter_python(dry_run=True)
     print(f"{'🟢' if os.access(python, os.X_OK) else '🔴'} Python for the converter: {python}")
     print(f"⭕ Network: {', '.join(networks()) or 'no interface is up'}")
     print(hub_state())
-    print("\nFits in memory, with the speed at which it can be read for every token:")
+    print("\nFits in memory, with the speed at which the CPU can read it for every token:")
     for model in registry():
         if model.memory() <= available:
             speed = bandwidth / model.token_bytes
             print(f"   {model.name:<30}{gb(model.memory()):>9}  {speed:6.1f} tokens/s")
+    if found and version and "CUDA" in version:
+        fits = [model.name for model in registry() if choose_gpus(found, model.memory() - SPARE_BYTES, 0)]
+        print(f"\nFits on the GPU{'s' if len(found) > 1 else ''}: {', '.join(fits) or 'none of the list'}")
     return 0
 
 
@@ -579,6 +686,11 @@ def hub_state() -> str:
 # -------------------------------------------------------------------------------------------------------- command line
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise LaunchError(f"{message} ({self.prog} --help)")
+
+
 def gguf_name(text: str) -> str:
     if not text.endswith(".gguf"):
         raise argparse.ArgumentTypeError(f"{text} does not end in .gguf")
@@ -590,7 +702,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if "--" in argv:
         at = argv.index("--")
         argv, rest = argv[:at], argv[at + 1 :]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str, run, model: bool = True) -> argparse.ArgumentParser:
@@ -630,6 +742,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     serve = add("worker", "Compute along with a root on another machine", worker, model=False)
     serve.add_argument("--port", type=int, default=DEFAULT_PORT, metavar="N")
     serve.add_argument("--secret-file", metavar="FILE", help="the cluster's secret, from setup-cluster")
+    if not argv:
+        parser.print_help()
+        sys.exit(1)
     args = parser.parse_args(argv)
     args.rest = rest
     args.type_given = getattr(args, "type", None) is not None
@@ -650,13 +765,16 @@ def download(args) -> int:
 
 
 def main() -> int:
-    args = parse(sys.argv[1:])
     try:
+        args = parse(sys.argv[1:])
         return args.run(args)
     except BrokenPipeError:  # ./launch-glm.py list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (LaunchError, OSError) as error:
+    except OSError as error:
+        print(f"🚨 {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except LaunchError as error:
         print(f"🚨 {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
