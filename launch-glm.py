@@ -36,6 +36,7 @@ USER_DATA = pathlib.Path(os.environ.get("XDG_DATA_HOME", pathlib.Path.home() / "
 DATA = USER_DATA / "dllama" if INSTALLED else HOME
 VENV = DATA / ".venv"
 CONVERTER = HOME / "converter"
+ME = "launch-glm.py" if INSTALLED else "./launch-glm.py"
 DEFAULT_PORT = 9999
 DEFAULT_CONTEXT = 8192  # dllama's
 SPARE_BYTES = 512 << 20  # activations, the program, and something for everybody else
@@ -92,7 +93,7 @@ def find_model(name: str) -> Model:
         return Model(name.split("/")[1].lower(), name)
     known = ["demo", *(model.name for model in registry())]
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
-    meant = f"did you mean {' or '.join(near)}?" if near else "./launch-glm.py list shows the names"
+    meant = f"did you mean {' or '.join(near)}?" if near else f"{ME} list shows the names"
     raise LaunchError(f"{name} is not a known model and not OWNER/NAME of a repository: {meant}")
 
 
@@ -272,7 +273,8 @@ def converter_python(dry_run: bool = False) -> str:
         install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*install, "-r", CONVERTER / "requirements.txt"], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise LaunchError(f"{error} (on Debian: apt install python3-venv)") from error
+        hint = "is there a network?" if (VENV / "bin" / "pip").exists() else "on Debian: apt install python3-venv"
+        raise LaunchError(f"the Python packages in {VENV} could not be made: see above; {hint}") from error
     stamps[0].write_text(wanted)
     return str(python)
 
@@ -322,6 +324,9 @@ def convert(model: Model, args) -> int:
     folder = model_folder(model, args)
     python = converter_python(args.dry_run)
     to = ["--output-dir", folder]
+    if args.quality != "fast" and (args.gguf or model.ready_made):
+        raise LaunchError("--quality best is for checkpoints: GGUF and .m files are quantised already")
+    quality = ["--quality", args.quality] if args.quality != "fast" else []
     if args.gguf:
         fetch = [python, CONVERTER / "download-hub.py", model.repository, model.name, "--file", args.gguf, *to]
         kind = args.type if args.type_given else "keep"
@@ -341,9 +346,9 @@ def convert(model: Model, args) -> int:
         checkpoint = folder / "checkpoint"
         if not list(folder.glob("dllama_tokenizer_*.t")):
             start([python, CONVERTER / "convert-tokenizer-hf.py", checkpoint, model.name, *to], args.dry_run)
-        command = [python, CONVERTER / "convert-hf.py", checkpoint, args.type, model.name, *to]
+        command = [python, CONVERTER / "convert-hf.py", checkpoint, args.type, model.name, *to, *quality]
     else:
-        command = [python, CONVERTER / "convert-hub.py", model.repository, args.type, model.name, *to]
+        command = [python, CONVERTER / "convert-hub.py", model.repository, args.type, model.name, *to, *quality]
     return start(command, args.dry_run)
 
 
@@ -404,7 +409,7 @@ def choose_flags(model: Model, weights: float, in_cluster: bool, found: list[Gpu
         raise LaunchError(
             f"{model.name} needs {gb(weights + kv * context + SPARE_BYTES)} of memory, "
             f"{gb(available)} of {gb(total)} are available{on_gpu}: "
-            f"add machines (./launch-glm.py setup-cluster {model.name} --nodes ...), or --force"
+            f"add machines ({ME} setup-cluster {model.name} --nodes ...), or --force"
         )
     where = f"{gb(room)} of {gpu_names(chosen)}" if chosen else f"{gb(room)} of memory"
     if not kv:
@@ -536,7 +541,7 @@ def read_cluster(model: Model, args) -> dict:
         return json.loads(path.read_text())
     except OSError as error:
         raise LaunchError(
-            f"{path}: {error.strerror}: ./launch-glm.py setup-cluster {model.name} --nodes ..."
+            f"{path}: {error.strerror}: {ME} setup-cluster {model.name} --nodes ..."
         ) from error
 
 
@@ -555,7 +560,7 @@ def setup_cluster(args) -> int:
     if not secret.exists() and start([program, "keygen", secret], False) != 0:
         return 1
     for host, port in nodes:
-        node = folder / f"{host.strip('[]').replace(':', '_')}-{port}"
+        node = node_folder(folder, host, port)
         node.mkdir(exist_ok=True)
         copy = node / "secret"
         copy.unlink(missing_ok=True)
@@ -564,34 +569,44 @@ def setup_cluster(args) -> int:
         (node / "start-worker.sh").write_text(START.format(port=port))
         (node / "start-worker.sh").chmod(0o755)
         (node / "dllama-worker.service").write_text(UNIT.format(port=port))
-        say(f"{host}:{port}: copy {node} to it and run start-worker.sh there, or install the systemd unit")
     cluster = {"model": model.name, "workers": addresses, "secret_file": str(secret)}
     (folder / "cluster.json").write_text(json.dumps(cluster, indent=2) + "\n")
     return check_cluster(model, program, nodes, secret)
 
 
+def node_folder(folder: pathlib.Path, host: str, port: int) -> pathlib.Path:
+    return folder / f"{host.strip('[]').replace(':', '_')}-{port}"
+
+
 def check_cluster(model: Model, program: str, nodes: list[tuple[str, int]], secret: pathlib.Path) -> int:
     """Whether every node answers, has the secret and fits in version: the demo model says four tokens on each."""
-    answering = True
+    silent = []
     for host, port in nodes:
         try:
             socket.create_connection((host.strip("[]"), port), timeout=3).close()
         except OSError as error:
-            answering = False
+            silent.append((host, port))
             print(f"🔴 {host}:{port} does not answer yet: {error.strerror or error}")
             continue
         line = [program, "inference", "--prompt", "Once", "--steps", "4", "--workers", f"{host}:{port}"]
         line += ["--secret-file", str(secret), "--model", str(DEMO / "demo-q40.m"), "--tokenizer", str(DEMO / "demo.t")]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
-        if done.returncode == 0:
-            print(f"🟢 {host}:{port} answers, with this secret and version")
+        try:
+            done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+            why = (done.stderr.strip().splitlines() or ["no reason given"])[-1] if done.returncode else ""
+        except subprocess.TimeoutExpired:
+            why = "no answer within two minutes"
+        if why:
+            silent.append((host, port))
+            print(f"🔴 {host}:{port}: {why.removeprefix('🚨 ').removeprefix(f'{host}:{port}: ')}")
         else:
-            answering = False
-            print(f"🔴 {host}:{port}: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
-    if not answering:
-        say("start the workers, then run the same command again")
+            print(f"🟢 {host}:{port} answers, with this secret and version")
+    for host, port in silent:
+        folder = node_folder(secret.parent, host, port)
+        say(f"{host}:{port}: copy {folder} to it and run start-worker.sh there, or install the systemd unit")
+    if silent:
+        say("then run the same command again")
         return 1
-    say(f"ready: ./launch-glm.py chat {model.name} --cluster")
+    say(f"ready: {ME} chat {model.name} --cluster")
     return 0
 
 
@@ -653,7 +668,10 @@ def doctor(args) -> int:
     print(f"💿 Disk at {args.models_dir}: {gb(shutil.disk_usage(place).free)} free{writable}")
     print(state)
     python = converter_python(dry_run=True)
-    print(f"{'🟢' if os.access(python, os.X_OK) else '🔴'} Python for the converter: {python}")
+    if os.access(python, os.X_OK):
+        print(f"🟢 Python for the converter: {python}")
+    else:
+        print(f"⭕ Python for the converter: the first conversion makes {VENV}")
     print(f"⭕ Network: {', '.join(networks()) or 'no interface is up'}")
     print(hub_state())
     print("\nFits in memory, with the speed at which the CPU can read it for every token:")
@@ -679,7 +697,8 @@ def hub_state() -> str:
     except urllib.error.HTTPError:
         pass  # it answers
     except (OSError, ValueError) as error:
-        return f"🔴 Hub: {endpoint} does not answer: {getattr(error, 'reason', error)}"
+        reason = getattr(error, "reason", error)
+        return f"🔴 Hub: {endpoint} does not answer: {getattr(reason, 'strerror', None) or reason}"
     return f"🟢 Hub: {endpoint} answers in {(time.perf_counter() - started) * 1e3:.0f} ms"
 
 
@@ -717,6 +736,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
     def add_conversion(command: argparse.ArgumentParser) -> None:
         command.add_argument("--type", choices=list(BITS), help="type of the weights (q40)")
+        command.add_argument(
+            "--quality", choices=["fast", "best"], default="fast", help="best: q40 closer to the checkpoint, slower"
+        )
         command.add_argument("--gguf", metavar="FILE", type=gguf_name, help="convert this GGUF file of the repository")
 
     def add_run(name: str, text: str) -> argparse.ArgumentParser:
