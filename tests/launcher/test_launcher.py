@@ -4,21 +4,18 @@ import contextlib
 import dataclasses
 import json
 import os
-import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 
 import gguf
 import gguf_files
 import pytest
-from conftest import REPOSITORY, launcher
+from conftest import REPOSITORY, free_port, launcher, write_tokenizer
 from dllama_convert import ConversionError
 from dllama_convert.downloads import download
-from dllama_convert.tokenizers import _BYTES
 from stand_in_hub import Fault, shard
 
 # ------------------------------------------------------------------------------------------------------------ registry
@@ -254,16 +251,6 @@ def test_doctor(launch, monkeypatch):
 # ----------------------------------------------------------------------------------------------------- from hub to text
 
 
-def write_tokenizer(folder: pathlib.Path) -> None:
-    """A byte-level tokenizer without merges for the tiny models, whose answers end at 1 or 2."""
-    document = {
-        "added_tokens": [{"id": i, "content": f"<|{i}|>", "special": True} for i in range(3)],
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
-        "model": {"type": "BPE", "vocab": {char: i for i, char in enumerate(_BYTES, 3)}, "merges": []},
-    }
-    (folder / "tokenizer.json").write_text(json.dumps(document))
-
-
 def test_from_name_to_text(launch, hub, golden, tmp_path, program):
     """OWNER/NAME is downloaded, converted and run; the second time nothing is fetched."""
     shard(golden / "glm4moe-16x2", tmp_path / "repo", 4)
@@ -335,12 +322,6 @@ def test_ready_made_parts_are_joined(hub, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------------- cluster
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_cluster_of_two_workers(launch, tmp_path, program):
