@@ -86,8 +86,9 @@ def registry() -> list[Model]:
 def find_model(name: str) -> Model:
     if name == "demo":
         return Model("demo", None, "the demo model that comes with the program")
+    wanted = re.sub("^thudm/", "zai-org/", name.lower())  # the owner's former name, which many pages still have
     for model in registry():
-        if name.lower() in (model.name, (model.repository or "").lower()):
+        if wanted in (model.name, model.repository.lower()):
             return model
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return Model(name.split("/")[1].lower(), name)
@@ -384,14 +385,18 @@ def gpu_flags(chosen: list[Gpu]) -> list:
     return ["--gpu-index", ",".join(str(gpu.index) for gpu in chosen)]
 
 
+def thread_flags() -> tuple[list, str]:
+    physical, threads = cores()
+    why = f"{physical} threads, one for each {'physical core' if physical < threads else 'core'}"
+    return ["--nthreads", physical], why
+
+
 def choose_flags(model: Model, weights: float, in_cluster: bool, found: list[Gpu]) -> tuple[list, str]:
     """Flags for this machine with these GPUs, and why; `weights` are the file's bytes. Raises LaunchError if it does
     not fit."""
-    physical, threads = cores()
-    flags: list = ["--nthreads", physical]
-    why = f"{physical} threads, one for each {'physical core' if physical < threads else 'core'}"
     if in_cluster:
         return node_flags(found)
+    flags, why = thread_flags()
     if weights == 0:
         return flags, why
     total, available = memory_bytes()
@@ -420,11 +425,10 @@ def choose_flags(model: Model, weights: float, in_cluster: bool, found: list[Gpu
 
 def node_flags(found: list[Gpu]) -> tuple[list, str]:
     """Flags of a cluster's node, and why: what its share of the model will be is not known here."""
-    physical, threads = cores()
-    why = f"{physical} threads, one for each {'physical core' if physical < threads else 'core'}"
+    flags, why = thread_flags()
     group = equal_gpus(found)
     chosen = gpu_flags(group) if len(group) > 1 else []
-    return ["--nthreads", physical, *chosen], f"{why}; {gpu_names(group)}" if chosen else why
+    return flags + chosen, f"{why}; {gpu_names(group)}" if chosen else why
 
 
 def gpu_names(chosen: list[Gpu]) -> str:

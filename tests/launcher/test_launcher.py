@@ -50,6 +50,7 @@ def test_registry():
 
 def test_sizes_that_are_known():
     """INTELLECT-3: 213.7 GB to download, 60.1 GB of Q40, 184 KiB of cache a token."""
+    assert launcher.find_model("THUDM/GLM-Z1-9B-0414").name == "glm-z1-9b-0414"
     model = launcher.find_model("PrimeIntellect/INTELLECT-3")
     assert (model.name, model.download_gb, model.q40_gb) == ("intellect-3", 213.7, 60.1)
     assert model.memory(1000) == 60.1e9 + 188_416_000 + launcher.SPARE_BYTES
