@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--revision", help="branch, tag or commit (default: main)")
     parser.add_argument(
         "--quality", choices=["fast", "best"], default="fast",
-        help="best tries several scales for each block of q40: closer to the checkpoint, a third as fast",
+        help="best tries several scales for each block of q40: closer to the checkpoint, but slower",
     )  # fmt: skip
     parser.add_argument(
         "--ignore-unknown", action="store_true", help="convert although there are unknown fields or tensors"
