@@ -20,7 +20,7 @@ if(DLLAMA_FUZZ)
 endif()
 
 # Sanitizers make compilers slow, most of all on code that is templates of libraries. What computes little (the command
-# line, the tests themselves) is not optimised there: half the time to build, and the same to run.
+# line, the tests of the network) is not optimised there: half the time to build, and the same to run.
 if(DLLAMA_SANITIZE)
     set(dllama_unhurried -O0)
 endif()
@@ -37,7 +37,6 @@ function(dllama_test name)
     cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LABELS" ${ARGN})
     add_executable(${name} ${ARG_SOURCES})
     target_link_libraries(${name} PRIVATE dllama_options ${ARG_DEPENDS} GTest::gtest GTest::gtest_main)
-    target_compile_options(${name} PRIVATE ${dllama_unhurried})
     target_compile_definitions(${name} PRIVATE DLLAMA_TEST_DATA="${CMAKE_SOURCE_DIR}/tests/data")
     add_test(NAME ${name} COMMAND ${name})
     set_tests_properties(${name} PROPERTIES TIMEOUT 300 LABELS "${ARG_LABELS}")
