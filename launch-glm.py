@@ -12,6 +12,7 @@ import argparse
 import concurrent.futures
 import ctypes
 import dataclasses
+import difflib
 import json
 import os
 import pathlib
@@ -35,6 +36,7 @@ USER_DATA = pathlib.Path(os.environ.get("XDG_DATA_HOME", pathlib.Path.home() / "
 DATA = USER_DATA / "dllama" if INSTALLED else HOME
 VENV = DATA / ".venv"
 CONVERTER = HOME / "converter"
+ME = "launch-glm.py" if INSTALLED else "./launch-glm.py"
 DEFAULT_PORT = 9999
 DEFAULT_CONTEXT = 8192  # dllama's
 SPARE_BYTES = 512 << 20  # activations, the program, and something for everybody else
@@ -84,12 +86,16 @@ def registry() -> list[Model]:
 def find_model(name: str) -> Model:
     if name == "demo":
         return Model("demo", None, "the demo model that comes with the program")
+    wanted = re.sub("^thudm/", "zai-org/", name.lower())  # the owner's former name, which many pages still have
     for model in registry():
-        if name.lower() in (model.name, (model.repository or "").lower()):
+        if wanted in (model.name, model.repository.lower()):
             return model
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return Model(name.split("/")[1].lower(), name)
-    raise LaunchError(f"{name} is not a known model (./launch-glm.py list) and not OWNER/NAME of a repository")
+    known = ["demo", *(model.name for model in registry())]
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    meant = f"did you mean {' or '.join(near)}?" if near else f"{ME} list shows the names"
+    raise LaunchError(f"{name} is not a known model and not OWNER/NAME of a repository: {meant}")
 
 
 # ------------------------------------------------------------------------------------------------------------- machine
@@ -120,7 +126,21 @@ def gpus() -> list[Gpu]:
         name, total, free, driver = (part.strip() for part in rest.rsplit(",", 3))
         if total.isdigit() and free.isdigit():
             found.append(Gpu(int(index), name, int(total) << 20, int(free) << 20, driver))
-    return found
+    # A program counts only those that it may see, from 0.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return found
+    by_index = {str(gpu.index): gpu for gpu in found}
+    seen = [by_index[word.strip()] for word in visible.split(",") if word.strip() in by_index]
+    return [dataclasses.replace(gpu, index=i) for i, gpu in enumerate(seen)]
+
+
+def equal_gpus(found: list[Gpu]) -> list[Gpu]:
+    """The largest group of the same kind: several GPUs of a machine share a model in equal parts."""
+    groups: dict[tuple[str, int], list[Gpu]] = {}
+    for gpu in found:
+        groups.setdefault((gpu.name, gpu.memory), []).append(gpu)
+    return max(groups.values(), key=lambda group: sum(gpu.memory for gpu in group), default=[])
 
 
 def memory_bytes() -> tuple[int, int]:
@@ -187,6 +207,11 @@ def memory_bandwidth(threads: int) -> float:
     return best
 
 
+def existing(folder: pathlib.Path) -> pathlib.Path:
+    """The folder, or the nearest above it that exists."""
+    return next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+
+
 def gb(value: float) -> str:
     return f"{value / 1e9:.1f} GB"
 
@@ -215,6 +240,21 @@ def find_program(dry_run: bool = False) -> str:
     return str(HOME / "dllama")
 
 
+def version_of(program: str) -> str | None:
+    """What `dllama --version` says: version and backends; None if it is not built yet."""
+    try:
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def usable_gpus(program: str) -> list[Gpu]:
+    """The GPUs that the program can compute on: none if it was built without CUDA."""
+    version = version_of(program)
+    return gpus() if version is None or "CUDA" in version else []
+
+
 def converter_python(dry_run: bool = False) -> str:
     """A Python with the converter's packages: this one, or that of .venv, which is made at the first time."""
     import importlib.util
@@ -234,7 +274,8 @@ def converter_python(dry_run: bool = False) -> str:
         install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*install, "-r", CONVERTER / "requirements.txt"], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise LaunchError(f"{error} (on Debian: apt install python3-venv)") from error
+        hint = "is there a network?" if (VENV / "bin" / "pip").exists() else "on Debian: apt install python3-venv"
+        raise LaunchError(f"the Python packages in {VENV} could not be made: see above; {hint}") from error
     stamps[0].write_text(wanted)
     return str(python)
 
@@ -246,13 +287,15 @@ def say(text: str) -> None:
 def start(command: list, dry_run: bool) -> int:
     """Runs a command, or prints it."""
     words = [str(word) for word in command]
+    # CUDA's own order is by speed; the numbers here are nvidia-smi's.
+    order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if "--gpu-index" in words else {}
     if dry_run:
-        print(shlex.join(words))
+        print(shlex.join([*(f"{name}={value}" for name, value in order.items()), *words]))
         return 0
     # Ctrl-C is the command's: in a chat it ends an answer, not the program.
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
-        return subprocess.run(words, check=False).returncode
+        return subprocess.run(words, env=os.environ | order, check=False).returncode
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -282,6 +325,9 @@ def convert(model: Model, args) -> int:
     folder = model_folder(model, args)
     python = converter_python(args.dry_run)
     to = ["--output-dir", folder]
+    if args.quality != "fast" and (args.gguf or model.ready_made):
+        raise LaunchError("--quality best is for checkpoints: GGUF and .m files are quantised already")
+    quality = ["--quality", args.quality] if args.quality != "fast" else []
     if args.gguf:
         fetch = [python, CONVERTER / "download-hub.py", model.repository, model.name, "--file", args.gguf, *to]
         kind = args.type if args.type_given else "keep"
@@ -301,9 +347,9 @@ def convert(model: Model, args) -> int:
         checkpoint = folder / "checkpoint"
         if not list(folder.glob("dllama_tokenizer_*.t")):
             start([python, CONVERTER / "convert-tokenizer-hf.py", checkpoint, model.name, *to], args.dry_run)
-        command = [python, CONVERTER / "convert-hf.py", checkpoint, args.type, model.name, *to]
+        command = [python, CONVERTER / "convert-hf.py", checkpoint, args.type, model.name, *to, *quality]
     else:
-        command = [python, CONVERTER / "convert-hub.py", model.repository, args.type, model.name, *to]
+        command = [python, CONVERTER / "convert-hub.py", model.repository, args.type, model.name, *to, *quality]
     return start(command, args.dry_run)
 
 
@@ -322,42 +368,82 @@ def ensure_model(model: Model, args) -> tuple[pathlib.Path, pathlib.Path | None]
 # ----------------------------------------------------------------------------------------------------------------- run
 
 
-def choose_flags(model: Model, weights: float, in_cluster: bool) -> tuple[list, str]:
-    """Flags for this machine and why; `weights` are the file's bytes. Raises LaunchError if it does not fit."""
+def choose_gpus(found: list[Gpu], weights: float, cache: float) -> list[Gpu]:
+    """The GPUs for a model of so many bytes: the first that holds it, else all equal ones if they hold it together."""
+    for gpu in found:
+        if gpu.free > weights + cache + SPARE_BYTES:
+            return [gpu]
+    group = equal_gpus(found)
+    share = (weights + cache) / max(1, len(group))
+    return group if len(group) > 1 and all(gpu.free > share + SPARE_BYTES for gpu in group) else []
+
+
+def gpu_flags(chosen: list[Gpu]) -> list:
+    """dllama itself takes the first GPU, if it has room."""
+    if not chosen or [gpu.index for gpu in chosen] == [0]:
+        return []
+    return ["--gpu-index", ",".join(str(gpu.index) for gpu in chosen)]
+
+
+def thread_flags() -> tuple[list, str]:
     physical, threads = cores()
-    flags: list = ["--nthreads", physical]
     why = f"{physical} threads, one for each {'physical core' if physical < threads else 'core'}"
-    if weights == 0 or in_cluster:
+    return ["--nthreads", physical], why
+
+
+def choose_flags(model: Model, weights: float, in_cluster: bool, found: list[Gpu]) -> tuple[list, str]:
+    """Flags for this machine with these GPUs, and why; `weights` are the file's bytes. Raises LaunchError if it does
+    not fit."""
+    if in_cluster:
+        return node_flags(found)
+    flags, why = thread_flags()
+    if weights == 0:
         return flags, why
     total, available = memory_bytes()
     context, kv = min(model.context, DEFAULT_CONTEXT), model.kv_bytes_per_token
-    gpu = next((gpu for gpu in gpus() if gpu.free > weights + kv * context + SPARE_BYTES), None)
-    if gpu and gpu.index > 0:  # dllama itself looks at the first one
-        flags += ["--gpu-index", gpu.index]
-    room = gpu.free if gpu else available
-    while kv and context > 512 and weights + kv * context + SPARE_BYTES > room:
+    # A GPU with a shorter context before the CPU with a longer one.
+    lengths = [context, *(n for n in (4096, 2048) if n < context)]
+    fitting = ((n, choose_gpus(found, weights, kv * n)) for n in lengths)
+    context, chosen = next(((n, some) for n, some in fitting if some), (context, []))
+    flags += gpu_flags(chosen)
+    room = sum(gpu.free for gpu in chosen) if chosen else available
+    while kv and not chosen and context > 512 and weights + kv * context + SPARE_BYTES > room:
         context //= 2
     if weights + kv * context + SPARE_BYTES > room:
+        on_gpu = f", {gb(max(gpu.free for gpu in found))} on a GPU" if found else ""
         raise LaunchError(
             f"{model.name} needs {gb(weights + kv * context + SPARE_BYTES)} of memory, "
-            f"{gb(available)} of {gb(total)} are available: "
-            f"add machines (./launch-glm.py setup-cluster {model.name} --nodes ...), or --force"
+            f"{gb(available)} of {gb(total)} are available{on_gpu}: "
+            f"add machines ({ME} setup-cluster {model.name} --nodes ...), or --force"
         )
-    where = f"{gb(room)} of {gpu.name}" if gpu else f"{gb(room)} of memory"
+    where = f"{gb(room)} of {gpu_names(chosen)}" if chosen else f"{gb(room)} of memory"
     if not kv:
         return flags, f"{why}; {gb(weights)} of weights in {where}"
     why += f"; context {context}: {gb(weights)} of weights and {gb(kv * context)} of cache in {where}"
     return [*flags, "--max-seq-len", context], why
 
 
-def model_line(model: Model, args) -> tuple[list, str]:
+def node_flags(found: list[Gpu]) -> tuple[list, str]:
+    """Flags of a cluster's node, and why: what its share of the model will be is not known here."""
+    flags, why = thread_flags()
+    group = equal_gpus(found)
+    chosen = gpu_flags(group) if len(group) > 1 else []
+    return flags + chosen, f"{why}; {gpu_names(group)}" if chosen else why
+
+
+def gpu_names(chosen: list[Gpu]) -> str:
+    return f"{len(chosen)} x {chosen[0].name}" if len(chosen) > 1 else chosen[0].name
+
+
+def model_line(model: Model, program: str, args) -> tuple[list, str]:
     """dllama's flags for the model, which is brought here if it has to be, and why."""
     here = model_files(args.models_dir / model.name, args.type)
     if model.repository is None:
         here = (DEMO / "demo-q40.m", DEMO / "demo.t") if (DEMO / "demo-q40.m").exists() else None
     weights = here[0].stat().st_size if here else (model.q40_gb or 0) * 1e9 * BITS[args.type] / BITS["q40"]
     try:
-        flags, why = choose_flags(model, weights, args.cluster)  # before a download of hours
+        # Before a download of hours.
+        flags, why = choose_flags(model, weights, args.cluster, usable_gpus(program))
     except LaunchError:
         if not args.force:
             raise
@@ -374,7 +460,7 @@ def run_model(command: str, args) -> int:
     model = find_model(args.name)
     cluster = read_cluster(model, args) if args.cluster else None
     program = find_program(args.dry_run)
-    flags, why = model_line(model, args)
+    flags, why = model_line(model, program, args)
     line = [program, command, *flags]
     if cluster:
         line += ["--workers", *cluster["workers"], "--secret-file", cluster["secret_file"]]
@@ -388,6 +474,8 @@ def run_model(command: str, args) -> int:
 def with_rest(line: list, rest: list[str]) -> list:
     """The command with the user's own flags, which take the place of ours (each of these has one value)."""
     kept, given = [], {word for word in rest if word.startswith("--")}
+    if "--device" in given:
+        given.add("--gpu-index")
     for i, word in enumerate(line):
         if word not in given and (i == 0 or line[i - 1] not in given):
             kept.append(word)
@@ -400,14 +488,32 @@ UNIT = """[Unit]
 Description=dllama worker on port {port}
 After=network-online.target
 Wants=network-online.target
+# Try for ever: a GPU's driver or an address may come late.
+StartLimitIntervalSec=0
 
 [Service]
-ExecStart=/usr/local/bin/dllama worker --port {port} --secret-file %d/secret --cache-dir %C/dllama
+# Found in /usr/local/bin or /usr/bin.
+ExecStart=dllama worker --port {port} --secret-file %d/secret --cache-dir %C/dllama
 LoadCredential=secret:/etc/dllama/secret
-DynamicUser=yes
-CacheDirectory=dllama
 Restart=always
 RestartSec=2
+# A user of its own that owns the cache folder and nothing else, in a file system that it cannot change. (Not hidden:
+# /dev, for GPUs, and /proc/meminfo.)
+DynamicUser=yes
+CacheDirectory=dllama
+CacheDirectoryMode=0700
+UMask=0077
+CapabilityBoundingSet=
+ProtectHome=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
+RestrictNamespaces=yes
+RestrictRealtime=yes
+LockPersonality=yes
+SystemCallArchitectures=native
 
 [Install]
 WantedBy=multi-user.target
@@ -439,7 +545,7 @@ def read_cluster(model: Model, args) -> dict:
         return json.loads(path.read_text())
     except OSError as error:
         raise LaunchError(
-            f"{path}: {error.strerror}: ./launch-glm.py setup-cluster {model.name} --nodes ..."
+            f"{path}: {error.strerror}: {ME} setup-cluster {model.name} --nodes ..."
         ) from error
 
 
@@ -458,7 +564,7 @@ def setup_cluster(args) -> int:
     if not secret.exists() and start([program, "keygen", secret], False) != 0:
         return 1
     for host, port in nodes:
-        node = folder / f"{host.strip('[]').replace(':', '_')}-{port}"
+        node = node_folder(folder, host, port)
         node.mkdir(exist_ok=True)
         copy = node / "secret"
         copy.unlink(missing_ok=True)
@@ -467,43 +573,54 @@ def setup_cluster(args) -> int:
         (node / "start-worker.sh").write_text(START.format(port=port))
         (node / "start-worker.sh").chmod(0o755)
         (node / "dllama-worker.service").write_text(UNIT.format(port=port))
-        say(f"{host}:{port}: copy {node} to it and run start-worker.sh there, or install the systemd unit")
     cluster = {"model": model.name, "workers": addresses, "secret_file": str(secret)}
     (folder / "cluster.json").write_text(json.dumps(cluster, indent=2) + "\n")
     return check_cluster(model, program, nodes, secret)
 
 
+def node_folder(folder: pathlib.Path, host: str, port: int) -> pathlib.Path:
+    return folder / f"{host.strip('[]').replace(':', '_')}-{port}"
+
+
 def check_cluster(model: Model, program: str, nodes: list[tuple[str, int]], secret: pathlib.Path) -> int:
     """Whether every node answers, has the secret and fits in version: the demo model says four tokens on each."""
-    answering = True
+    silent = []
     for host, port in nodes:
         try:
             socket.create_connection((host.strip("[]"), port), timeout=3).close()
         except OSError as error:
-            answering = False
+            silent.append((host, port))
             print(f"🔴 {host}:{port} does not answer yet: {error.strerror or error}")
             continue
         line = [program, "inference", "--prompt", "Once", "--steps", "4", "--workers", f"{host}:{port}"]
         line += ["--secret-file", str(secret), "--model", str(DEMO / "demo-q40.m"), "--tokenizer", str(DEMO / "demo.t")]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
-        if done.returncode == 0:
-            print(f"🟢 {host}:{port} answers, with this secret and version")
+        try:
+            done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+            why = (done.stderr.strip().splitlines() or ["no reason given"])[-1] if done.returncode else ""
+        except subprocess.TimeoutExpired:
+            why = "no answer within two minutes"
+        if why:
+            silent.append((host, port))
+            print(f"🔴 {host}:{port}: {why.removeprefix('🚨 ').removeprefix(f'{host}:{port}: ')}")
         else:
-            answering = False
-            print(f"🔴 {host}:{port}: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
-    if not answering:
-        say("start the workers, then run the same command again")
+            print(f"🟢 {host}:{port} answers, with this secret and version")
+    for host, port in silent:
+        folder = node_folder(secret.parent, host, port)
+        say(f"{host}:{port}: copy {folder} to it and run start-worker.sh there, or install the systemd unit")
+    if silent:
+        say("then run the same command again")
         return 1
-    say(f"ready: ./launch-glm.py chat {model.name} --cluster")
+    say(f"ready: {ME} chat {model.name} --cluster")
     return 0
 
 
 def worker(args) -> int:
     program = find_program(args.dry_run)
-    physical, _ = cores()
-    line = [program, "worker", "--port", args.port, "--nthreads", physical]
+    flags, why = node_flags(usable_gpus(program))
+    line = [program, "worker", "--port", args.port, *flags]
     if args.secret_file:
         line += ["--secret-file", args.secret_file]
+    say(why)
     return start(with_rest(line, args.rest), args.dry_run)
 
 
@@ -511,8 +628,9 @@ def worker(args) -> int:
 
 
 def list_models(args) -> int:
-    room = max([memory_bytes()[1], *(gpu.free for gpu in gpus())])
-    free = shutil.disk_usage(args.models_dir if args.models_dir.exists() else HOME).free
+    found = usable_gpus(find_program(dry_run=True))
+    room = max([memory_bytes()[1], *(gpu.free for gpu in found), sum(gpu.free for gpu in equal_gpus(found))])
+    free = shutil.disk_usage(existing(args.models_dir)).free
     print(f"{'name':<30}{'parameters':>11}{'download':>10}{'disk':>10}{'memory':>10}  here")
     for model in registry():
         memory = model.memory()
@@ -535,28 +653,39 @@ def doctor(args) -> int:
     print(f"🧠 {cpu_name()}: {physical} cores, {threads} threads")
     bandwidth = memory_bandwidth(physical)
     print(f"📀 Memory: {gb(total)}, {gb(available)} available, {bandwidth / 1e9:.0f} GB/s copying")
-    found = gpus()
-    for gpu in found:
-        print(f"🎮 {gpu.name}: {gb(gpu.memory)}, {gb(gpu.free)} free, driver {gpu.driver}")
-    if not found:
-        print("🎮 No NVIDIA GPU: nvidia-smi finds none")
-    disk = shutil.disk_usage(args.models_dir if args.models_dir.exists() else HOME)
-    print(f"💿 Disk at {args.models_dir}: {gb(disk.free)} free")
     try:
         program = find_program(dry_run=True)
-        version = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
-        print(f"🟢 Program: {program}, {version.strip()}")
-    except (LaunchError, OSError, subprocess.SubprocessError):
-        print("🔴 Program: not built yet; the first run builds it (make)")
+        version = version_of(program)
+        there = f"🟢 Program: {program}, {version}"
+        state = there if version else "🔴 Program: not built yet; the first run builds it (make)"
+    except LaunchError as error:
+        version, state = None, f"🔴 Program: {error}"
+    found = gpus()
+    for gpu in found:
+        print(f"🎮 GPU {gpu.index}, {gpu.name}: {gb(gpu.memory)}, {gb(gpu.free)} free, driver {gpu.driver}")
+    if not found:
+        print("🎮 No NVIDIA GPU: nvidia-smi finds none")
+    elif version and "CUDA" not in version:
+        print("🔴 GPU: not used, for this build of dllama has no CUDA: make BUILD_CUDA=1 (needs the CUDA toolkit)")
+    place = existing(args.models_dir)
+    writable = "" if os.access(place, os.W_OK) else "; 🔴 not writable: --models-dir or DLLAMA_MODELS names another"
+    print(f"💿 Disk at {args.models_dir}: {gb(shutil.disk_usage(place).free)} free{writable}")
+    print(state)
     python = converter_python(dry_run=True)
-    print(f"{'🟢' if os.access(python, os.X_OK) else '🔴'} Python for the converter: {python}")
+    if os.access(python, os.X_OK):
+        print(f"🟢 Python for the converter: {python}")
+    else:
+        print(f"⭕ Python for the converter: the first conversion makes {VENV}")
     print(f"⭕ Network: {', '.join(networks()) or 'no interface is up'}")
     print(hub_state())
-    print("\nFits in memory, with the speed at which it can be read for every token:")
+    print("\nFits in memory, with the speed at which the CPU can read it for every token:")
     for model in registry():
         if model.memory() <= available:
             speed = bandwidth / model.token_bytes
             print(f"   {model.name:<30}{gb(model.memory()):>9}  {speed:6.1f} tokens/s")
+    if found and version and "CUDA" in version:
+        fits = [model.name for model in registry() if choose_gpus(found, model.memory() - SPARE_BYTES, 0)]
+        print(f"\nFits on the GPU{'s' if len(found) > 1 else ''}: {', '.join(fits) or 'none of the list'}")
     return 0
 
 
@@ -572,11 +701,17 @@ def hub_state() -> str:
     except urllib.error.HTTPError:
         pass  # it answers
     except (OSError, ValueError) as error:
-        return f"🔴 Hub: {endpoint} does not answer: {getattr(error, 'reason', error)}"
+        reason = getattr(error, "reason", error)
+        return f"🔴 Hub: {endpoint} does not answer: {getattr(reason, 'strerror', None) or reason}"
     return f"🟢 Hub: {endpoint} answers in {(time.perf_counter() - started) * 1e3:.0f} ms"
 
 
 # -------------------------------------------------------------------------------------------------------- command line
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise LaunchError(f"{message} ({self.prog} --help)")
 
 
 def gguf_name(text: str) -> str:
@@ -590,7 +725,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if "--" in argv:
         at = argv.index("--")
         argv, rest = argv[:at], argv[at + 1 :]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str, run, model: bool = True) -> argparse.ArgumentParser:
@@ -605,6 +740,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
     def add_conversion(command: argparse.ArgumentParser) -> None:
         command.add_argument("--type", choices=list(BITS), help="type of the weights (q40)")
+        command.add_argument(
+            "--quality", choices=["fast", "best"], default="fast", help="best: q40 closer to the checkpoint, slower"
+        )
         command.add_argument("--gguf", metavar="FILE", type=gguf_name, help="convert this GGUF file of the repository")
 
     def add_run(name: str, text: str) -> argparse.ArgumentParser:
@@ -630,6 +768,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     serve = add("worker", "Compute along with a root on another machine", worker, model=False)
     serve.add_argument("--port", type=int, default=DEFAULT_PORT, metavar="N")
     serve.add_argument("--secret-file", metavar="FILE", help="the cluster's secret, from setup-cluster")
+    if not argv:
+        parser.print_help()
+        sys.exit(1)
     args = parser.parse_args(argv)
     args.rest = rest
     args.type_given = getattr(args, "type", None) is not None
@@ -650,13 +791,16 @@ def download(args) -> int:
 
 
 def main() -> int:
-    args = parse(sys.argv[1:])
     try:
+        args = parse(sys.argv[1:])
         return args.run(args)
     except BrokenPipeError:  # ./launch-glm.py list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (LaunchError, OSError) as error:
+    except OSError as error:
+        print(f"🚨 {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except LaunchError as error:
         print(f"🚨 {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -19,6 +19,12 @@ if(DLLAMA_FUZZ)
     target_compile_options(dllama_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=fuzzer-no-link>)
 endif()
 
+# Sanitizers make compilers slow, most of all on code that is templates of libraries. What computes little (the command
+# line, the tests of the network) is not optimised there: half the time to build, and the same to run.
+if(DLLAMA_SANITIZE)
+    set(dllama_unhurried -O0)
+endif()
+
 # dllama_library(name SOURCES a.cpp ... DEPENDS targets ... PRIVATE_DEPENDS targets ...)
 function(dllama_library name)
     cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;PRIVATE_DEPENDS" ${ARGN})

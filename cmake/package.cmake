@@ -3,6 +3,8 @@
 include(GNUInstallDirs)
 install(FILES models/demo/demo-q40.m models/demo/demo.t models/demo/README.md DESTINATION ${CMAKE_INSTALL_DATADIR}/dllama/demo)
 install(PROGRAMS launch-glm.py DESTINATION ${CMAKE_INSTALL_DATADIR}/dllama)
+file(CREATE_LINK ../${CMAKE_INSTALL_DATADIR}/dllama/launch-glm.py ${CMAKE_BINARY_DIR}/launch-glm.py SYMBOLIC)
+install(FILES ${CMAKE_BINARY_DIR}/launch-glm.py DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(DIRECTORY converter DESTINATION ${CMAKE_INSTALL_DATADIR}/dllama
     PATTERN "__pycache__" EXCLUDE PATTERN "*.pyc" EXCLUDE)
 install(FILES README.md LICENSE CHANGELOG.md DESTINATION ${CMAKE_INSTALL_DOCDIR})

@@ -20,7 +20,7 @@ def main() -> int:
     parser.add_argument("--output-dir", type=pathlib.Path, default=pathlib.Path("."), help="where to (default: here)")
     parser.add_argument(
         "--quality", choices=["fast", "best"], default="fast",
-        help="best tries several scales for each block of q40: closer to the checkpoint, a third as fast",
+        help="best tries several scales for each block of q40: closer to the checkpoint, but slower",
     )  # fmt: skip
     parser.add_argument("--ignore-unknown", action="store_true", help="convert although config.json has unknown fields")
     args = parser.parse_args()

@@ -24,13 +24,17 @@ def main() -> int:
     parser.add_argument("--output-dir", type=pathlib.Path, default=pathlib.Path("."), help="where to (default: here)")
     parser.add_argument("--revision", help="branch, tag or commit (default: main)")
     parser.add_argument(
+        "--quality", choices=["fast", "best"], default="fast",
+        help="best tries several scales for each block of q40: closer to the checkpoint, but slower",
+    )  # fmt: skip
+    parser.add_argument(
         "--ignore-unknown", action="store_true", help="convert although there are unknown fields or tensors"
     )
     args = parser.parse_args()
 
     def work() -> str:
         conversion = StreamingConversion(
-            args.repository, args.type.upper(), args.name, args.output_dir, args.ignore_unknown
+            args.repository, args.type.upper(), args.name, args.output_dir, args.ignore_unknown, args.quality
         )
         path = conversion.run(args.revision)
         return f"{path} ({path.stat().st_size / 1e6:.1f} MB)"

@@ -126,10 +126,13 @@ def run_tool(work: Callable[[], str]) -> int:
     """Runs a converter's command: prints the line it returns, or its error as one line. Returns the exit code."""
     try:
         print(f"✅ {work()}")
-    except (ConversionError, OSError) as error:
+    except ConversionError as error:
         print(f"🚨 {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"🚨 {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print("\n🛑 interrupted", file=sys.stderr)
+        print("\n🛑 interrupted: the same command goes on from here", file=sys.stderr)
         return 130
     return 0

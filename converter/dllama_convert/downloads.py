@@ -6,7 +6,7 @@ import re
 import sys
 
 from . import ConversionError
-from .hub import RemoteFile, Repository, open_repository
+from .hub import RemoteFile, Repository, check_space, open_repository
 from .streaming import SMALL_FILES, weight_files
 
 
@@ -20,6 +20,7 @@ def fetch_files(repository: Repository, names: list[str], folder: pathlib.Path) 
     for name in wanted:
         if name not in repository.files:
             raise ConversionError(f"{repository.name}: there is no file {name}")
+    check_space([repository.files[name] for name in wanted], folder)
     return [_fetch(repository, repository.files[name], folder) for name in wanted]
 
 
@@ -30,7 +31,9 @@ def fetch_checkpoint(repository: Repository, folder: pathlib.Path) -> pathlib.Pa
     for name in SMALL_FILES:
         if name in repository.files:
             repository.fetch(repository.files[name], folder)
-    for file in weight_files(repository, folder):
+    weights = weight_files(repository, folder)
+    check_space(weights, folder)
+    for file in weights:
         _fetch(repository, file, folder)
     complete.write_text(f"{repository.name} {repository.commit}\n")
     return folder
@@ -56,6 +59,8 @@ def fetch_ready_made(repository: Repository, name: str, folder: pathlib.Path) ->
     partial = path.with_name(path.name + ".partial")
     with open(partial, "r+b" if partial.exists() else "w+b") as out:
         have, joined = out.seek(0, os.SEEK_END), 0
+        left = max(0, sum(file.size for file in parts) - have)
+        check_space(parts, folder, left + max(file.size for file in parts))
         for i, file in enumerate(parts):
             if joined + file.size > have:  # what is there of this part may have been cut off
                 out.truncate(joined)

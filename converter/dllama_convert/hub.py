@@ -9,13 +9,15 @@ import errno
 import hashlib
 import os
 import pathlib
+import re
+import shutil
 import sys
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 import huggingface_hub
-from huggingface_hub import errors
+from huggingface_hub import constants, errors
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
 
@@ -31,6 +33,8 @@ _CONNECTION_ERRORS = tuple(
 
 # Seconds before each further attempt. http_get goes on by itself where a connection broke, but not for ever.
 _PAUSES = (0.5, 1, 2, 4, 8, 16, 32)
+# Before anything was reached, a few are enough: more likely there is no network.
+_FIRST_PAUSES = 3
 # Times that a file may arrive damaged.
 _DAMAGED = 3
 
@@ -108,7 +112,9 @@ class Repository:
 def open_repository(name: str, revision: str | None = None) -> Repository:
     """What the hub's repository `name` (owner/name) holds at a branch, tag or commit."""
     api = huggingface_hub.HfApi()
-    info = _retried(name, lambda: api.model_info(name, revision=revision, files_metadata=True))
+    info = _retried(
+        name, lambda: api.model_info(name, revision=revision, files_metadata=True), _PAUSES[:_FIRST_PAUSES]
+    )
     files = {}
     for entry in info.siblings or []:
         sha256 = entry.lfs.sha256 if entry.lfs else None
@@ -116,9 +122,21 @@ def open_repository(name: str, revision: str | None = None) -> Repository:
     return Repository(name, info.sha or "main", files)
 
 
-def _retried(what: str, action: Callable[[], T]) -> T:
+def check_space(files: list[RemoteFile], folder: pathlib.Path, most: int | None = None) -> None:
+    """Raises ConversionError if what is missing of the files does not fit on the disk, where they need `most` bytes at
+    once (if given)."""
+    missing = 0
+    for file in files:
+        here = (folder / file.name, folder / (file.name + ".incomplete"))
+        missing += max(0, file.size - max((path.stat().st_size for path in here if path.exists()), default=0))
+    missing, free = missing if most is None else min(missing, most), shutil.disk_usage(folder).free
+    if missing > free:
+        raise ConversionError(f"{folder}: {missing / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free on this disk")
+
+
+def _retried(what: str, action: Callable[[], T], pauses: tuple[float, ...] | None = None) -> T:
     """The result of `action`, tried again where that may help. Raises ConversionError."""
-    for pause in (*_PAUSES, None):
+    for pause in (*(_PAUSES if pauses is None else pauses), None):
         try:
             return action()
         except errors.OfflineModeIsEnabled as error:
@@ -138,11 +156,13 @@ def _retried(what: str, action: Callable[[], T]) -> T:
             if 400 <= status < 500 and status not in (408, 429):
                 raise ConversionError(f"{what}: {_first_line(error)}") from error
             if pause is None:
-                raise ConversionError(f"{what}: {_first_line(error)} (run again to go on)") from error
+                hint = "" if status else f"; {constants.ENDPOINT} is not reached (HF_ENDPOINT names a mirror)"
+                raise ConversionError(f"{what}: {_first_line(error)}{hint}: run again to go on") from error
             print(f"⚠️ {what}: {_first_line(error)}: trying again", file=sys.stderr, flush=True)
             time.sleep(pause)
     raise AssertionError("unreachable")
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[Errno -?\d+\] ", "", line)

@@ -76,13 +76,20 @@ class StreamingConversion:
     """One conversion, from the hub's `repository` (owner/name) to `output_dir`/dllama_model_NAME_TYPE.m."""
 
     def __init__(
-        self, repository: str, weight_type: str, name: str, output_dir: pathlib.Path, ignore_unknown: bool = False
+        self,
+        repository: str,
+        weight_type: str,
+        name: str,
+        output_dir: pathlib.Path,
+        ignore_unknown: bool = False,
+        quality: str = "fast",
     ):
         self.path = output_dir / f"dllama_model_{name}_{weight_type.lower()}.m"
         self.work = self.path.with_name(self.path.name + ".work")
         self._partial = self.path.with_name(self.path.name + ".partial")
         self._wanted = (repository, weight_type, name)
         self._ignore_unknown = ignore_unknown
+        self._quality = quality
 
     def run(self, revision: str | None = None) -> pathlib.Path:
         """Converts, or goes on where an earlier run ended, and returns the .m file's path. Raises ConversionError."""
@@ -104,8 +111,9 @@ class StreamingConversion:
         if not journal.lines:
             journal.add(self._begin(revision))
         start = journal.lines[0]
-        if (start["repository"], start["type"], start["name"]) != self._wanted:
-            raise ConversionError(f"{self.work}: belongs to the conversion of {start['repository']}: remove it first")
+        begun = (start["repository"], start["type"], start["name"], start.get("quality", "fast"))
+        if begun != (*self._wanted, self._quality):
+            raise ConversionError(f"{self.work}: belongs to the conversion of {' '.join(begun)}: remove it first")
         files = {entry["name"]: RemoteFile(**entry) for entry in start["files"]}
         repository = Repository(start["repository"], start["commit"], files)
         self._convert_tokenizer()
@@ -134,6 +142,7 @@ class StreamingConversion:
             "commit": repository.commit,
             "type": self._wanted[1],
             "name": self._wanted[2],
+            "quality": self._quality,
             "files": [vars(file) for file in weights],
             "shards": shards,
         }
@@ -175,7 +184,7 @@ class StreamingConversion:
                 with progress_bar(sum(layout.tensors[i].bytes for i in by_shard[name]), "converting") as bar:
                     for i in by_shard[name]:
                         output, dtype = image.outputs[i], layout.tensors[i].dtype
-                        pieces = encoder.tensor(encode_rows_of(checkpoint), output, dtype)
+                        pieces = encoder.tensor(encode_rows_of(checkpoint, self._quality), output, dtype)
                         hashes[i] = write_tensor(out, layout, i, counted(bar, pieces))
                 checkpoint.close()
                 _to_disk(out)
@@ -193,7 +202,7 @@ class StreamingConversion:
         for file in repository.files.values():
             repository.fetch(file, self.work)
         checkpoint = open_checkpoint(self.work)
-        convert(encode_rows_of(checkpoint), self._image(checkpoint), self.path.parent)
+        convert(encode_rows_of(checkpoint, self._quality), self._image(checkpoint), self.path.parent)
 
     def _check_space(self, size: int, left: list[RemoteFile]) -> None:
         """Raises ConversionError if the rest of the output and the largest shard do not fit on the disk."""

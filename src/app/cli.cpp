@@ -14,6 +14,12 @@ namespace dllama {
 
 namespace {
 
+#ifdef DLLAMA_HAS_CUDA
+constexpr const char* kVersion = "dllama " DLLAMA_VERSION " (CPU, CUDA)";
+#else
+constexpr const char* kVersion = "dllama " DLLAMA_VERSION " (CPU)";
+#endif
+
 void addClusterFlags(CLI::App& command, ClusterFlags& c) {
     command.add_option("--workers", c.workers, "Machines that compute along, each running dllama worker")
         ->type_name("HOST:PORT ...");
@@ -249,7 +255,7 @@ int runCli(int argc, char** argv) {
     // A reader that goes away (dllama ... | head) is an error of write(), not a death.
     std::signal(SIGPIPE, SIG_IGN);
     CLI::App app("dllama runs GLM-4, INTELLECT-3, Llama and Qwen3 models on one machine or several.", "dllama");
-    app.set_version_flag("--version", "dllama " DLLAMA_VERSION);
+    app.set_version_flag("--version", kVersion);
     app.require_subcommand(1);
     int exitCode = 0;
     addInference(app, exitCode);

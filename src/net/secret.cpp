@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 
 #include "base/errors.hpp"
@@ -23,6 +24,13 @@ constexpr size_t kMinBytes = 16, kNewBytes = 32, kMaxText = 1024;
 
 bool isSpace(char c) {
     return c == ' ' || c == '\n' || c == '\r' || c == '\t';
+}
+
+/// systemd 254 and newer let a unit's user read its credentials by an access list, which looks like a group's right to
+/// read. The folder they lie in is closed to everybody else.
+bool isCredential(const std::string& path) {
+    const char* folder = std::getenv("CREDENTIALS_DIRECTORY");
+    return folder != nullptr && *folder != '\0' && path.starts_with(std::string(folder) + "/");
 }
 
 }  // namespace
@@ -49,7 +57,7 @@ Secret Secret::readFile(const std::string& path) {
     const Socket file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     struct stat info {};
     if (file.fd() < 0 || ::fstat(file.fd(), &info) != 0) throw ConfigError("{}: {}", path, std::strerror(errno));
-    if ((info.st_mode & 077) != 0)
+    if ((info.st_mode & (isCredential(path) ? 037 : 077)) != 0)
         throw ConfigError("{}: others than its owner may read it (mode {:o}); chmod 600 it", path,
                           info.st_mode & 0777u);
     std::string text(kMaxText + 2, '\0');

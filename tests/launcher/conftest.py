@@ -1,8 +1,10 @@
 """Shared by the tests of the launcher, the downloads and the GGUF import."""
 
 import importlib.util
+import json
 import os
 import pathlib
+import socket
 import sys
 
 import pytest
@@ -74,3 +76,23 @@ def machine(monkeypatch):
     monkeypatch.setattr(launcher, "cores", lambda: (8, 16))
     monkeypatch.setattr(launcher, "gpus", list)
     monkeypatch.setenv("DLLAMA_PROGRAM", sys.executable)  # some program; nothing is run
+
+
+def write_tokenizer(folder: pathlib.Path) -> None:
+    """A byte-level tokenizer without merges for the tiny models, whose answers end at 1 or 2."""
+    from dllama_convert.tokenizers import _BYTES
+
+    document = {
+        "added_tokens": [{"id": i, "content": f"<|{i}|>", "special": True} for i in range(3)],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+        "model": {"type": "BPE", "vocab": {char: i for i, char in enumerate(_BYTES, 3)}, "merges": []},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    template = "[gMASK]<sop>{{ messages }}<|assistant|><think></think>/nothink"
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

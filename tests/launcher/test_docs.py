@@ -1,13 +1,19 @@
-"""Every command in README.md and docs/HOW_TO_*.md is known to the launcher, the converters, make or the program."""
+"""Every command in README.md and docs/HOW_TO_*.md runs, or is known to the launcher, make or the program."""
 
+import contextlib
 import json
+import os
+import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
+import gguf
+import gguf_files
 import pytest
-from conftest import REPOSITORY, launcher
+from conftest import REPOSITORY, free_port, launcher, write_tokenizer
 
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("HOW_TO_*.md"))]
 COMMANDS = [
@@ -60,3 +66,44 @@ def test_flags_of_the_program(document, line, program):
     command, given = (words[1], words[2:]) if words[0] == "./dllama" else (words[1], words[words.index("--") + 1 :])
     text = subprocess.run([program, command, "--help"], capture_output=True, text=True, check=True).stdout
     assert flags(given) <= set(re.findall(r"--[a-z-]+", text)), line
+
+
+def set_the_stage(folder: pathlib.Path, golden: pathlib.Path, program: str) -> None:
+    """What the documents take for granted: the program, a model, a checkpoint, a GGUF file."""
+    (folder / "dllama").symlink_to(program)
+    (folder / "converter").symlink_to(REPOSITORY / "converter")
+    (folder / "model.m").symlink_to(REPOSITORY / "models" / "demo" / "demo-q40.m")
+    (folder / "tokenizer.t").symlink_to(REPOSITORY / "models" / "demo" / "demo.t")
+    shutil.copytree(golden / "glm4-dense", folder / "path" / "to" / "checkpoint")
+    write_tokenizer(folder / "path" / "to" / "checkpoint")
+    quants = gguf.GGMLQuantizationType.Q4_0
+    gguf_files.write(folder / "GLM-4.5-Air-Q4_0.gguf", golden / "glm4moe-16x2", quants)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_that_run_here(document, golden, tmp_path, program):
+    """The program's and the converters', one after another in one folder. A worker's line runs on two nodes."""
+    lines = [line for name, line in COMMANDS if name == document.name and line.startswith(("./dllama", "python3"))]
+    if not lines:
+        pytest.skip(f"{document.name} has no command that could run here by itself")
+    set_the_stage(tmp_path, golden, program)
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    ports = [free_port(), free_port()]
+    with contextlib.ExitStack() as stack:
+        for line in lines:
+            words = [sys.executable if word == "python3" else word for word in shlex.split(line)]
+            if words[1] == "worker":
+                for port in ports:
+                    command = [str(port) if word == "9999" else word for word in words]
+                    node = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+                    stack.enter_context(node)
+                    stack.callback(node.terminate)
+                    assert any("Listening" in said for said in iter(node.stdout.readline, ""))
+                continue
+            here = {f"10.0.0.{2 + i}:9999": f"127.0.0.1:{port}" for i, port in enumerate(ports)}
+            words = [here.get(word, word) for word in words]
+            if words[1] == "chat":
+                words += ["--max-tokens", "8"]
+            options = {"input": "\nHello\n", "capture_output": True, "text": True, "timeout": 120}
+            done = subprocess.run(words, cwd=tmp_path, env=environment, check=False, **options)
+            assert done.returncode == 0, f"{line}: {done.stderr}"

@@ -21,6 +21,7 @@ from dllama_convert.families import make_plan
 from dllama_convert.gguf_checkpoint import GgufFile
 from dllama_convert.gguf_config import _llama3_scaling
 from dllama_convert.gguf_tokenizer import read_tokenizer
+from dllama_convert.quants import encode
 from dllama_convert.tokenizers import load_tokenizer
 from gguf import GGMLQuantizationType as Kind
 
@@ -114,22 +115,95 @@ def test_other_quants_are_dequantised(golden, tmp_path):
     assert np.abs(stored - expected).max() <= np.abs(expected).max() / 127
 
 
-def test_k_quants_are_dequantised(golden, tmp_path):
-    """The gguf package cannot write K-quants: random Q6_K blocks of its layout, 256 wide."""
+# Where the F16 scales of a block lie, in bytes: random bytes there would be infinities.
+SCALES = {
+    Kind.Q2_K: (80, 82),
+    Kind.Q3_K: (108,),
+    Kind.Q4_K: (0, 2),
+    Kind.Q5_K: (0, 2),
+    Kind.Q6_K: (208,),
+    Kind.IQ2_XXS: (0,),
+    Kind.IQ3_S: (0,),
+    Kind.IQ4_NL: (0,),
+    Kind.IQ4_XS: (0,),
+}
+
+
+def random_blocks(random: np.random.Generator, kind: Kind, rows: int, columns: int) -> np.ndarray:
+    """Stored rows of a quant that the gguf package reads and cannot write."""
+    values, size = gguf.GGML_QUANT_SIZES[kind]
+    blocks = random.integers(0, 256, (rows * columns // values, size), np.uint8)
+    for at in SCALES[kind]:
+        blocks[:, at : at + 2] = random.uniform(-0.01, 0.01, (len(blocks), 1)).astype(np.float16).view(np.uint8)
+    return blocks.reshape(rows, -1)
+
+
+@pytest.mark.parametrize("kind", list(SCALES), ids=lambda kind: kind.name)
+def test_k_and_i_quants_are_dequantised(kind, golden, tmp_path):
+    """A matrix of 256 columns: in F32 the package's values, with keep the nearest of our types."""
     config = json.loads((golden / "glm4-dense" / "config.json").read_text())
     seed = 5
     random = np.random.default_rng(seed)
     w = gguf_files.start(tmp_path / "m.gguf", config)
     for name, values in gguf_files.tensors(golden / "glm4-dense", config).items():
         if name == "blk.0.ffn_down.weight":
-            blocks = random.integers(0, 256, (values.shape[0], 210), np.uint8)
-            blocks[:, 208:] = np.full(len(blocks), 0.001, np.float16).view(np.uint8).reshape(-1, 2)
-            w.add_tensor(name, blocks, raw_dtype=Kind.Q6_K)
+            assert values.shape[1] == 256
+            blocks = random_blocks(random, kind, *values.shape)
+            w.add_tensor(name, blocks, raw_dtype=kind)
         else:
             w.add_tensor(name, values)
     gguf_files.finish(w)
+    expected = gguf.dequantize(blocks, kind)
     stored = described(convert_gguf(tmp_path / "m.gguf", "f32", tmp_path))["layers.0.ffn.down.weight"][1]
-    assert stored == gguf.dequantize(blocks, Kind.Q6_K).tobytes(), f"seed {seed}"
+    assert stored == expected.tobytes(), f"seed {seed}"
+    dtype, stored = described(convert_gguf(tmp_path / "m.gguf", "keep", tmp_path / "keep"))["layers.0.ffn.down.weight"]
+    values, size = gguf.GGML_QUANT_SIZES[kind]
+    assert dtype == ("Q40" if 8 * size / values < 5 else "Q80")
+    assert stored == encode(dtype, expected).tobytes(), f"seed {seed}"
+
+
+def by_the_book(kind: Kind, b: np.ndarray) -> list[float]:
+    """The values of one block, one by one, by the format's description."""
+
+    def half(at: int) -> float:
+        return float(b[at : at + 2].view(np.float16)[0])
+
+    def nibble(at: int, i: int, half_block: int = 16) -> int:
+        return int(b[at + i % half_block]) >> 4 * (i // half_block) & 15
+
+    table = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+    if kind is Kind.IQ4_NL:
+        return [half(0) * table[nibble(2, i)] for i in range(32)]
+    if kind is Kind.IQ4_XS:  # 8 parts of 32 with scales of 6 bits: 4 low ones in bytes 4 to 7, 2 high ones in 2 and 3
+        high = int(b[2]) | int(b[3]) << 8
+        scale = [(int(b[4 + p // 2]) >> 4 * (p % 2) & 15 | (high >> 2 * p & 3) << 4) - 32 for p in range(8)]
+        return [half(0) * scale[p] * table[nibble(8 + 16 * p, i)] for p in range(8) for i in range(32)]
+    if kind is Kind.Q4_K:  # parts of 32 in pairs, low nibbles before high ones; scales and minima have 6 bits
+        s = [int(x) for x in b[4:16]]
+        scale = [s[p] & 63 if p < 4 else s[p + 4] & 15 | s[p - 4] >> 6 << 4 for p in range(8)]
+        least = [s[p + 4] & 63 if p < 4 else s[p + 4] >> 4 | s[p] >> 6 << 4 for p in range(8)]
+        return [
+            half(0) * scale[p] * nibble(16 + 32 * (p // 2), 32 * (p % 2) + i, 32) - half(2) * least[p]
+            for p in range(8)
+            for i in range(32)
+        ]
+    assert kind is Kind.Q6_K  # two halves of 128: 4 low bits in 64 bytes, 2 high ones in 32; a scale for each 16 values
+    scales = b[192:208].view(np.int8)
+    values = []
+    for at in range(256):
+        first, i = divmod(at, 128)
+        high = int(b[128 + 32 * first + i % 32]) >> 2 * (i // 32) & 3
+        q = (nibble(64 * first, i, 64) | high << 4) - 32
+        values.append(half(208) * int(scales[at // 16]) * q)
+    return values
+
+
+@pytest.mark.parametrize("kind", [Kind.Q4_K, Kind.Q6_K, Kind.IQ4_NL, Kind.IQ4_XS], ids=lambda kind: kind.name)
+def test_package_reads_quants_by_the_book(kind):
+    """What the package dequantises, which the import relies on, is what the formats say."""
+    seed = 6
+    for block in random_blocks(np.random.default_rng(seed), kind, 8, gguf.GGML_QUANT_SIZES[kind][0]):
+        assert np.allclose(gguf.dequantize(block, kind), by_the_book(kind, block), rtol=1e-6, atol=1e-7), f"seed {seed}"
 
 
 def test_split_file(golden, tmp_path):

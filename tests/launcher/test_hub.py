@@ -18,6 +18,7 @@ from conftest import REPOSITORY
 from dllama_convert import ConversionError
 from dllama_convert.checkpoint import open_checkpoint
 from dllama_convert.convert import ModelImage, convert, encode_rows_of
+from dllama_convert.downloads import download
 from dllama_convert.families import make_plan
 from dllama_convert.streaming import StreamingConversion
 from stand_in_hub import Fault, shard
@@ -267,6 +268,46 @@ def test_offline(golden, hub, tmp_path):
     hub.requests.clear()
     assert run(tmp_path / "out", HF_HUB_OFFLINE="1").returncode == 0
     assert hub.requests == []
+
+
+def test_best_quality(golden, hub, tmp_path):
+    """As from a folder; what was begun is not gone on with in another quality."""
+    names = shard(golden / "glm4-dense", tmp_path / "repo", 3)
+    hub.repositories["owner/model"] = tmp_path / "repo"
+    hub.faults[names[1]] = Fault(times=1, status=403)
+    with pytest.raises(ConversionError, match="403"):
+        StreamingConversion("owner/model", "Q40", "m", tmp_path / "out", quality="best").run()
+    with pytest.raises(ConversionError, match="belongs to the conversion of owner/model Q40 m best"):
+        stream(tmp_path / "out")
+    StreamingConversion("owner/model", "Q40", "m", tmp_path / "out", quality="best").run()
+    checkpoint = open_checkpoint(golden / "glm4-dense")
+    image = ModelImage(make_plan(golden / "glm4-dense", checkpoint), "Q40", "m")
+    expected = convert(encode_rows_of(checkpoint, "best"), image, tmp_path / "here").read_bytes()
+    assert only_the_model(tmp_path / "out") == expected
+    assert expected != converted_here(golden / "glm4-dense", "q40", tmp_path / "fast")
+
+
+def test_no_network(tmp_path):
+    """A few attempts, then one line that names the hub."""
+    done = run(tmp_path / "out", HF_ENDPOINT="http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "🚨 owner/model: Connection refused; http://127.0.0.1:9 is not reached (HF_ENDPOINT names a mirror): "
+        "run again to go on"
+    )
+
+
+def test_full_disk(golden, hub, tmp_path, monkeypatch):
+    """Said before anything large is fetched."""
+    names = shard(golden / "qwen3", tmp_path / "repo", 3)
+    hub.repositories["owner/model"] = tmp_path / "repo"
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    for begin in (lambda: stream(tmp_path / "out"), lambda: download("owner/model", "m", tmp_path / "out", [], None)):
+        with pytest.raises(ConversionError, match="0.0 GB are free on this disk"):
+            begin()
+    # Headers only: ranges with an end.
+    assert all(wanted and not wanted.endswith("-") for name in names for wanted in hub.asked(name))
 
 
 def test_token(golden, hub, tmp_path, monkeypatch):
