@@ -91,6 +91,7 @@ TEST_F(Transfer, TheLongestUnusedGoWhenTheCacheIsFull) {
             workers.push_back(std::make_unique<WorkerThread>(std::move(options)));
             pointers.push_back(workers.back().get());
         }
+        expected.clear();  // another number of ranks may round to another text
         return bytesOfStart(pointers, demo);
     };
     start(1, 0);
