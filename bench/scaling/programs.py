@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lan import Lan
@@ -99,7 +99,11 @@ def root_command(lan: Lan, program: Program, job: Job, hosts: int) -> list[str]:
     return command
 
 
-def run(lan: Lan, program: Program, job: Job, hosts: int) -> Run:
+def run(lan: Lan, program: Program, job: Job, hosts: int, neighbours: int = 0) -> Run:
+    """On hosts 0, 1, ...; `neighbours` more hosts answer the same prompt, at greater length, each for itself."""
+    longer = replace(job, answer_tokens=8 * job.answer_tokens)
+    for host in range(hosts, hosts + neighbours):
+        lan.start(host, root_command(lan, program, longer, 1), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with tempfile.TemporaryDirectory() as folder:
         start_workers(lan, program, job, hosts, Path(folder))
         # distributed-llama sends all weights at every start: that is not what is measured.

@@ -258,6 +258,8 @@ class Backend {
     /// For whoever waits for other ranks: lets the backend's other threads begin with what prefetch() named, and does a
     /// microsecond's worth of it in this one. False when nothing is left to do here.
     virtual bool prefetchPiece() { return false; }
+    /// Ends that work. Must follow before the matrices that were named are gone.
+    virtual void endPrefetch() {}
 };
 
 /// The most that bestLogits() is asked for.

@@ -223,6 +223,7 @@ class CpuBackend final : public Backend {
     }
 
     bool prefetchPiece() override { return prefetcher_.piece(); }
+    void endPrefetch() override { prefetcher_.end(); }
 
   private:
     /// An item of ffnUp() computes one Q80 block of each input.

@@ -10,13 +10,13 @@ namespace dllama {
 namespace {
 
 constexpr size_t kLine = 64;
-/// About a microsecond's worth, so that whoever waits for a thread does not wait long.
+/// About a microsecond's worth on a fast memory, so that whoever waits for a thread does not wait long.
 constexpr size_t kPiece = 8192;
 
 }  // namespace
 
 Prefetcher::Prefetcher(ThreadPool& pool, int groupRows)
-    : pool_(pool), groupRows_(groupRows), budget_(secondLevelCacheBytes() * 5 / 8) {}
+    : pool_(pool), groupRows_(groupRows), budget_(secondLevelCacheBytes() / 2) {}
 
 void Prefetcher::plan(const CpuMatrix& matrix, const CpuMatrix* beside, int rowsPerItem) {
     pool_.finish();
@@ -50,7 +50,8 @@ size_t Prefetcher::load(int thread, size_t at, size_t limit) const {
         const size_t begin = which == 0 ? within : within - bytes_[0].perItem;
         const size_t n = std::min(end - at, bytes_[which].perItem - begin);
         const std::byte* from = bytes_[which].data + thread * perThread[which] + item * bytes_[which].perItem + begin;
-        for (size_t i = 0; i < n; i += kLine) __builtin_prefetch(from + i, 0, 2);
+        // Loads, not prefetch instructions: processors drop those that they have no room for, which is nearly all here.
+        for (size_t i = 0; i < n; i += kLine) static_cast<void>(*static_cast<const volatile std::byte*>(from + i));
         at += n;
     }
     return end;
@@ -74,9 +75,12 @@ bool Prefetcher::piece() {
     return own_ < total;
 }
 
+void Prefetcher::end() {
+    pool_.finish();
+}
+
 int64_t Prefetcher::take(const CpuMatrix& matrix, int rowsPerItem) {
     const bool planned = started_ && matrix_ == &matrix && rowsPerItem_ == rowsPerItem;
-    pool_.finish();
     matrix_ = nullptr;
     started_ = false;
     return planned ? itemsPerThread_ : 0;

@@ -10,7 +10,7 @@ namespace dllama {
 
 /// Brings the first rows of the next matrix into the caches of the threads that will multiply them, while the ranks of
 /// a cluster meet. A product waits for memory, a meeting for the network: side by side they take the longer of the two
-/// times. Each thread fills a good half of its core's second-level cache.
+/// times. Each thread fills half of its core's second-level cache.
 class Prefetcher {
   public:
     Prefetcher(ThreadPool& pool, int groupRows);
@@ -20,7 +20,9 @@ class Prefetcher {
     void plan(const CpuMatrix& matrix, const CpuMatrix* beside, int rowsPerItem);
     /// The first call lets the other threads begin. False when thread 0 has no more to do.
     bool piece();
-    /// Items that each thread finds in its cache, if this is the planned product. Ends what is under way.
+    /// Waits until all threads have stopped; the matrices may go then.
+    void end();
+    /// Items that each thread finds in its cache, if this is the planned product.
     int64_t take(const CpuMatrix& matrix, int rowsPerItem);
 
   private:

@@ -7,6 +7,12 @@ namespace dllama {
 
 namespace {
 
+/// However a meeting ends, the backend's threads are done with it.
+struct PrefetchEnd {
+    Backend& backend;
+    ~PrefetchEnd() { backend.endPrefetch(); }
+};
+
 constexpr size_t kBlock = 32;
 constexpr size_t kLatest = 4096;
 /// What a rank sends for one measurement: of latency to each peer, of bandwidth to all of them together.
@@ -25,6 +31,7 @@ void TcpCommunicator::allReduceSum(const StepInputs& step, Activations& x) {
     const size_t n = static_cast<size_t>(step.nTokens) * x.cols;
     values_.resize(n);
     backend_.download(x, step.nTokens, values_.data());
+    const PrefetchEnd end{backend_};
     const Deadline begin = Clock::now();
     if (oneShotIsFaster(cost_, nRanks(), wireBytes(options_.wire, n)))
         reduceOneShot(values_.data(), n);

@@ -58,6 +58,43 @@ TEST_P(Conformance, Linear) {
     }
 }
 
+TEST_P(Conformance, PrefetchChangesNothing) {
+    for (const DType type : {DType::Q40, DType::Q80, DType::F32}) {
+        const TensorSlice gate = addTensor("gate", type, 1000, 512), up = addTensor("up", type, 1000, 512);
+        const int nTokens = 70;
+        const std::vector<float> in = randoms(nTokens * 512);
+        for (const bool complete : {false, true}) {
+            check(
+                [&](Backend& backend, int first, int count) {
+                    const Batch batch = plainBatch(count);
+                    const StepInputs& step = backend.upload(batch);
+                    const auto g = loadMatrix(backend, source_, {gate}), u = loadMatrix(backend, source_, {up});
+                    const Activations x = upload(backend, count, 512, in.data() + first * 512, isQuantized(type));
+                    Activations hidden = poisoned(backend, count, 1000, false);
+                    Activations out = poisoned(backend, count, 1000, false);
+                    const auto wait = [&] {
+                        while (backend.prefetchPiece() && complete) continue;
+                        backend.endPrefetch();
+                    };
+                    backend.prefetch(*u, g.get());
+                    wait();
+                    backend.ffnUp(step, x, g.get(), *u, Activation::Silu, hidden);
+                    backend.prefetch(*u);
+                    wait();
+                    backend.linear(step, x, *g, out);  // another one than was named
+                    backend.prefetch(*u);
+                    wait();
+                    backend.linear(step, x, *u, out, true);
+                    std::vector<float> sums = download(backend, out, count);
+                    const std::vector<float> products = download(backend, hidden, count);
+                    for (size_t i = 0; i < sums.size(); i++) sums[i] += products[i];
+                    return sums;
+                },
+                nTokens);
+        }
+    }
+}
+
 TEST_P(Conformance, LinearOfStackedAndCutTensors) {
     for (const DType type : kTypes) {
         SCOPED_TRACE(dtypeName(type));

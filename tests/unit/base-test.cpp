@@ -50,6 +50,33 @@ TEST(ThreadPool, WakesAfterSleeping) {
     EXPECT_EQ(calls, 15);
 }
 
+TEST(ThreadPool, OthersWorkWhileTheCallerGoesOn) {
+    for (int n : {1, 2, 4}) {
+        ThreadPool pool(n);
+        std::atomic<int> begun{0}, ended{0};
+        const auto untilHurried = [&](int thread) {
+            EXPECT_GT(thread, 0);
+            begun++;
+            while (!pool.hurry()) std::this_thread::yield();
+            ended++;
+        };
+        for (int round = 1; round <= 50; round++) {
+            pool.startOthers(untilHurried);
+            while (begun < round * (n - 1)) std::this_thread::yield();
+            EXPECT_EQ(ended, (round - 1) * (n - 1));
+            // The next run ends it, as does finish(), and has all threads.
+            std::atomic<int> calls{0};
+            if (round % 2 == 0) pool.finish();
+            pool.run([&](int) {
+                EXPECT_EQ(ended, round * (n - 1));
+                calls++;
+            });
+            EXPECT_EQ(calls, n);
+        }
+        pool.startOthers(untilHurried);  // the pool's end ends it too
+    }
+}
+
 TEST(ThreadPool, RethrowsAndGoesOn) {
     ThreadPool pool(2);
     EXPECT_THROW(pool.run([](int thread) {
