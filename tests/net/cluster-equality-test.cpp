@@ -184,12 +184,16 @@ TEST_F(DemoModel, SamePerplexityWithQ80) {
     limits.maxTokens = limits.maxOutputs = 256;
     RootUnderTest one(path, {}, limits);
     const double alone = std::exp(meanNll(one, ids, chunk));
-    for (const int nRanks : {8}) {
+    double sum = 0.0;
+    for (const int nRanks : kRankCounts) {
         RootUnderTest root(path, workers.options(nRanks, Wire::Q80), limits);
         const double perplexity = std::exp(meanNll(root, ids, chunk));
         std::printf("%d ranks: perplexity %.4f, alone %.4f\n", nRanks, perplexity, alone);
-        EXPECT_NEAR(perplexity / alone, 1.0, kPerplexityTolerance);
+        EXPECT_NEAR(perplexity / alone, 1.0, 2 * kPerplexityTolerance);
+        sum += perplexity / std::size(kRankCounts);
     }
+    // Each of them, and one rank with other instructions, scatters by 0.2 %: see kSmallestMarginQ80.
+    EXPECT_NEAR(sum / alone, 1.0, kPerplexityTolerance);
 }
 
 }  // namespace
