@@ -107,13 +107,9 @@ void Decoder::gather(const Activations& from, std::span<const int> colsOfRank, s
 /// x += attention(normed); normed = ffnNorm(x)
 void Decoder::attentionBlock(const StepInputs& step, const LayerWeights& w, KvLayer& kv) {
     if (w.qkv) {
-        if (w.ffn.up) backend_.prefetchBehindNext(w.ffn.gate.get(), *w.ffn.up, *w.ffn.down);
         backend_.linear(step, normed_, *w.qkv, qkv_);
         backend_.attend(step, qkv_, shape_, rope_, w.qNorm ? &*w.qNorm : nullptr, w.kNorm ? &*w.kNorm : nullptr, kv,
                         context_);
-        // Shared experts are small: no earlier than here.
-        if (w.moe && w.moe->shared.up)
-            backend_.prefetchBehindNext(w.moe->shared.gate.get(), *w.moe->shared.up, *w.moe->shared.down);
         backend_.linear(step, context_, *w.o, y_);
     } else {
         backend_.clear(step, y_);

@@ -102,18 +102,6 @@ struct AddNormParams {
 };
 void launchAddNorm(const AddNormParams& p, const Stream& stream);
 
-/// Weights that a kernel brings into the second cache for a later one: of each of up to four arrays, `pieces` pieces of
-/// `bytes`, `stride` apart. Multiples of 16.
-struct Ahead {
-    struct Array {
-        const uint8_t* data;
-        size_t stride;
-        uint32_t bytes;
-    };
-    int pieces = 0;
-    Array arrays[4] = {};
-};
-
 /// out (m, w.rows) = in W^T + bias, or += . `in` by its Q80 form where the weights are quantised.
 struct LinearParams {
     int m;
@@ -122,7 +110,6 @@ struct LinearParams {
     float* out;
     int outCols;
     bool accumulate;
-    Ahead ahead;  // one row, from 9.0 on
 };
 /// One row.
 void launchLinear(const LinearParams& p, const Stream& stream);
@@ -140,9 +127,6 @@ struct FfnUpParams {
     Rows out;
 };
 void launchFfnUp(const FfnUpParams& p, const Stream& stream);
-/// What launchFfnUp() does not ask for by itself before its predecessor has finished, as much as the second cache
-/// keeps.
-Ahead aheadOfFfnUp(const Weights& gate, const Weights& up, const Stream& stream);
 
 /// out = act(gate) * up, or act(up) where gate is null.
 struct GluParams {
