@@ -252,9 +252,6 @@ class Backend {
     /// A hint: of all weights this matrix (and `beside`, if ffnUp() will read two at once) is read next, behind a
     /// meeting of the ranks. A backend may bring its beginning nearer meanwhile; results do not change.
     virtual void prefetch(const Matrix& /*next*/, const Matrix* /*beside*/ = nullptr) {}
-    /// A hint before linear(): after it little is read until this FFN is (`gate` may be null), so that a backend may
-    /// bring it nearer as soon as the product has its own weights.
-    virtual void prefetchBehindNext(const Matrix* /*gate*/, const Matrix& /*up*/, const Matrix& /*down*/) {}
     /// For whoever waits for other ranks: lets the backend's other threads begin with what prefetch() named, and does a
     /// microsecond's worth of it in this one. False when nothing is left to do here.
     virtual bool prefetchPiece() { return false; }

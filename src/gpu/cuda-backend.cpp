@@ -5,7 +5,6 @@
 #include <cstring>
 #include <map>
 #include <optional>
-#include <utility>
 
 #include "base/errors.hpp"
 #include "gpu/cuda-device.hpp"
@@ -93,7 +92,6 @@ class CudaBackend final : public Backend, public CudaDevice {
         stream_.computeCapability = properties.major * 10 + properties.minor;
         // Kernels also have a little static shared memory.
         stream_.sharedBytes = static_cast<int>(properties.sharedMemPerBlockOptin) - 1024;
-        stream_.l2Bytes = static_cast<size_t>(properties.l2CacheSize);
         stream_.overlap = properties.major >= 9;
         name_ = fmt::format("cuda:{} ({})", gpuIndex_, properties.name);
     }
@@ -204,8 +202,11 @@ class CudaBackend final : public Backend, public CudaDevice {
         quantize(step.nTokens, x);
     }
 
-    void addNorm(const StepInputs& step, const AddNorm& op) override {
+    void addNorm(const StepInputs& step, const AddNorm& op) override { addNormOfParts(step, op, {}); }
+
+    void addNormOfParts(const StepInputs& step, const AddNorm& op, const Peers& peers) override {
         AddNormParams p{};
+        p.peers = peers;
         p.rows = step.nTokens;
         p.cols = op.x->cols;
         p.x = op.x->f32;
@@ -226,20 +227,6 @@ class CudaBackend final : public Backend, public CudaDevice {
                 bool accumulate) override {
         multiply(step.nTokens, in, weightsOf(w), out.f32, out.cols, accumulate);
         quantize(step.nTokens, out);
-    }
-
-    void prefetchBehindNext(const Matrix* gate, const Matrix& up, const Matrix& down) override {
-        const Weights& w = weightsOf(up);
-        if (!gate || !isQuantized(w.dtype) || weightsOf(*gate).dtype != w.dtype) return;
-        ahead_ = aheadOfFfnUp(weightsOf(*gate), w, stream_);
-        if (ahead_.pieces > 0 || gate->deviceBytes + up.deviceBytes + down.deviceBytes > stream_.l2Bytes / 2) return;
-        // All of it. What the pieces leave over is no loss.
-        constexpr int kPieces = 512;
-        const auto whole = [](const Matrix& m) {
-            const size_t bytes = m.deviceBytes / kPieces / 16 * 16;
-            return Ahead::Array{weightsOf(m).data, bytes, static_cast<uint32_t>(bytes)};
-        };
-        ahead_ = {kPieces, {whole(*gate), whole(up), whole(down)}};
     }
 
     void ffnUp(const StepInputs& step, const Activations& in, const Matrix* gate, const Matrix& up, Activation act,
@@ -396,7 +383,6 @@ class CudaBackend final : public Backend, public CudaDevice {
     std::map<std::string, Recording> graphs_;
     std::optional<Recording> running_;  // of the body that run() executes directly
     bool recording_ = false;
-    Ahead ahead_;  // for the next product
     DeviceMemory download_;
     size_t downloadBytes_ = 0;
 };
@@ -477,7 +463,7 @@ void CudaBackend::stage(int rows, const QuantRows& q, MatmulParams& p) {
 
 void CudaBackend::multiply(int rows, const Activations& in, const Weights& w, float* out, int outCols,
                            bool accumulate) {
-    LinearParams p{rows, rowsOf(in), w, out, outCols, accumulate, std::exchange(ahead_, {})};
+    const LinearParams p{rows, rowsOf(in), w, out, outCols, accumulate};
     if (usesLibraryForFloats(rows, w.dtype)) return library().multiplyFloats(rows, in.f32, w, out, outCols, accumulate);
     if (!isQuantized(w.dtype)) return launchLinearFloat(p, stream_);
     DLLAMA_CHECK(in.q80 != nullptr);

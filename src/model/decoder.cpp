@@ -107,26 +107,21 @@ void Decoder::gather(const Activations& from, std::span<const int> colsOfRank, s
 /// x += attention(normed); normed = ffnNorm(x)
 void Decoder::attentionBlock(const StepInputs& step, const LayerWeights& w, KvLayer& kv) {
     if (w.qkv) {
-        if (w.ffn.up) backend_.prefetchBehindNext(w.ffn.gate.get(), *w.ffn.up, *w.ffn.down);
         backend_.linear(step, normed_, *w.qkv, qkv_);
         backend_.attend(step, qkv_, shape_, rope_, w.qNorm ? &*w.qNorm : nullptr, w.kNorm ? &*w.kNorm : nullptr, kv,
                         context_);
-        // Shared experts are small: no earlier than here.
-        if (w.moe && w.moe->shared.up)
-            backend_.prefetchBehindNext(w.moe->shared.gate.get(), *w.moe->shared.up, *w.moe->shared.down);
         backend_.linear(step, context_, *w.o, y_);
     } else {
         backend_.clear(step, y_);
     }
     prefetchFfn(w);
-    comm_.allReduceSum(step, y_);
-    backend_.addNorm(step, {.x = &x_,
-                            .y = &y_,
-                            .post = w.postAttnNorm ? &*w.postAttnNorm : nullptr,
-                            .scaledBase = arch_.residualAlpha != 0.0f ? &normed_ : nullptr,
-                            .alpha = arch_.residualAlpha,
-                            .next = &w.ffnNorm,
-                            .out = &normed_});
+    comm_.sumAddNorm(step, backend_, y_,
+                     {.x = &x_,
+                      .post = w.postAttnNorm ? &*w.postAttnNorm : nullptr,
+                      .scaledBase = arch_.residualAlpha != 0.0f ? &normed_ : nullptr,
+                      .alpha = arch_.residualAlpha,
+                      .next = &w.ffnNorm,
+                      .out = &normed_});
 }
 
 /// What the feed-forward part reads whichever experts are chosen.
@@ -145,14 +140,13 @@ void Decoder::feedForwardBlock(const StepInputs& step, const LayerWeights& w, co
     else
         backend_.clear(step, y_);
     if (nextMatrix) backend_.prefetch(*nextMatrix);
-    comm_.allReduceSum(step, y_);
-    backend_.addNorm(step, {.x = &x_,
-                            .y = &y_,
-                            .post = w.postFfnNorm ? &*w.postFfnNorm : nullptr,
-                            .scaledBase = arch_.residualAlpha != 0.0f ? &normed_ : nullptr,
-                            .alpha = arch_.residualAlpha,
-                            .next = nextNorm,
-                            .out = &normed_});
+    comm_.sumAddNorm(step, backend_, y_,
+                     {.x = &x_,
+                      .post = w.postFfnNorm ? &*w.postFfnNorm : nullptr,
+                      .scaledBase = arch_.residualAlpha != 0.0f ? &normed_ : nullptr,
+                      .alpha = arch_.residualAlpha,
+                      .next = nextNorm,
+                      .out = &normed_});
 }
 
 /// y = down(act(gate normed) * up normed)

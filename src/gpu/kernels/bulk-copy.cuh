@@ -23,16 +23,13 @@ __device__ inline void expectBytes(Arrival* arrival, uint32_t bytes) {
                  : "memory");
 #endif
 }
-/// 16-byte aligned, a multiple of 16 bytes. What is read once is the first to leave the second cache, which keeps what
-/// bringAhead() asked for instead.
+/// 16-byte aligned, a multiple of 16 bytes.
 __device__ inline void copyBulk(void* shared, const void* global, uint32_t bytes, Arrival* arrival) {
 #if __CUDA_ARCH__ >= 900
-    asm volatile(
-        "{\n.reg .b64 once;\ncreatepolicy.fractional.L2::evict_first.b64 once, 1.0;\n"
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], once;\n"
-        "}" ::"r"(sharedAddress(shared)),
-        "l"(__cvta_generic_to_global(global)), "r"(bytes), "r"(sharedAddress(arrival))
-        : "memory");
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                     sharedAddress(shared)),
+                 "l"(__cvta_generic_to_global(global)), "r"(bytes), "r"(sharedAddress(arrival))
+                 : "memory");
 #endif
 }
 /// Waits for the stretch number `turn` (0, 1, ...) of this place.
@@ -43,22 +40,6 @@ __device__ inline void waitArrival(Arrival* arrival, int turn) {
             "r"(sharedAddress(arrival)),
         "r"(turn & 1)
         : "memory");
-#endif
-}
-
-/// One thread of each block asks for the block's share.
-__device__ inline void bringAhead(const Ahead& ahead) {
-#if __CUDA_ARCH__ >= 900
-#pragma unroll 1
-    for (int piece = static_cast<int>(blockIdx.x); piece < ahead.pieces; piece += static_cast<int>(gridDim.x)) {
-#pragma unroll
-        for (const Ahead::Array& array : ahead.arrays)
-            if (array.bytes > 0)
-                asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(
-                                 __cvta_generic_to_global(array.data + piece * array.stride)),
-                             "r"(array.bytes)
-                             : "memory");
-    }
 #endif
 }
 

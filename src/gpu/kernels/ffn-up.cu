@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "gpu/kernels/bulk-copy.cuh"
 
 /// Gate, up, activation and quantisation of one token. Grid: outputs / 32, for a block makes one Q80 block of `out`;
@@ -88,44 +86,11 @@ __global__ void __launch_bounds__(kStagedWarps * 32, 4) ffnUpStaged(FfnUpParams 
 }
 
 template <DType kType>
-int stagedBytes(const Weights& gate) {
-    return 2 * kStages * StagedRows<kType, kStretchRows>::bytes(gate.groups);
-}
-
-template <DType kType>
-bool isStaged(const Weights& gate, const Stream& stream) {
-    return stream.computeCapability >= 90 && gate.rows % 32 == 0 && stagedBytes<kType>(gate) <= 110 * 1024 &&
-           gate.rows / 32 >= 2 * stream.nSms;
-}
-
-/// Every block asks for its first kStages stretches at once; what is brought ahead are the stretches behind these.
-template <DType kType>
-Ahead aheadOf(const Weights& gate, const Weights& up, const Stream& stream) {
-    Ahead ahead;
-    if (!isStaged<kType>(gate, stream)) return ahead;
-    const size_t rowBytes = gate.groups * WeightChunk<kType>::kGroupBytes,
-                 scaleBytes = gate.groups * 4 * sizeof(__half);
-    // Half of the cache: the rest is for what else passes through it.
-    const size_t stretch = size_t(gate.rows) / 32 * 2 * kStretchRows * (rowBytes + scaleBytes);
-    const int stretches = static_cast<int>(std::min<size_t>(stream.l2Bytes / 2 / stretch, 32 / kStretchRows - kStages));
-    if (stretches == 0) return ahead;
-    constexpr size_t kFirst = kStages * kStretchRows;
-    const size_t rows = stretches * kStretchRows;
-    const auto data = [&](const Weights& w) {
-        return Ahead::Array{w.data + kFirst * rowBytes, 32 * rowBytes, static_cast<uint32_t>(rows * rowBytes)};
-    };
-    const auto scales = [&](const Weights& w) {
-        return Ahead::Array{reinterpret_cast<const uint8_t*>(w.scales) + kFirst * scaleBytes, 32 * scaleBytes,
-                            static_cast<uint32_t>(rows * scaleBytes)};
-    };
-    return {gate.rows / 32, {data(gate), data(up), scales(gate), scales(up)}};
-}
-
-template <DType kType>
 void launchTyped(const FfnUpParams& p, const Stream& stream) {
     const int grid = ceilDiv(p.gate.rows, 32);
-    if (isStaged<kType>(p.gate, stream))
-        return launch(stream, ffnUpStaged<kType>, grid, kStagedWarps * 32, stagedBytes<kType>(p.gate), p);
+    const int bytes = 2 * kStages * StagedRows<kType, kStretchRows>::bytes(p.gate.groups);
+    if (stream.computeCapability >= 90 && p.gate.rows % 32 == 0 && bytes <= 110 * 1024 && grid >= 2 * stream.nSms)
+        return launch(stream, ffnUpStaged<kType>, grid, kStagedWarps * 32, bytes, p);
     if (grid < 2 * stream.nSms)
         launch(stream, ffnUp<kType, 32, 2>, grid, 32 * 32, 0, p);
     else
@@ -133,10 +98,6 @@ void launchTyped(const FfnUpParams& p, const Stream& stream) {
 }
 
 }  // namespace
-
-Ahead aheadOfFfnUp(const Weights& gate, const Weights& up, const Stream& stream) {
-    return gate.dtype == DType::Q40 ? aheadOf<DType::Q40>(gate, up, stream) : aheadOf<DType::Q80>(gate, up, stream);
-}
 
 void launchFfnUp(const FfnUpParams& p, const Stream& stream) {
     if (p.gate.dtype == DType::Q40)

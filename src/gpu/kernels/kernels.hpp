@@ -7,6 +7,7 @@
 
 #include "backend/backend.hpp"
 #include "gpu/kernels/launch.hpp"
+#include "gpu/kernels/peer-sum.hpp"
 
 /// Parameters and launchers of all kernels. Pointers are device memory unless said otherwise.
 ///
@@ -98,21 +99,10 @@ struct AddNormParams {
     bool hasPost, hasNext;
     NormWeights post, next;
     Rows out;
+    Peers peers;        // more than one rank: y is this rank's part of a sum, in rows of whole blocks of it
     bool stageWeights;  // set by the launcher: the weights have room in shared memory
 };
 void launchAddNorm(const AddNormParams& p, const Stream& stream);
-
-/// Weights that a kernel brings into the second cache for a later one: of each of up to four arrays, `pieces` pieces of
-/// `bytes`, `stride` apart. Multiples of 16.
-struct Ahead {
-    struct Array {
-        const uint8_t* data;
-        size_t stride;
-        uint32_t bytes;
-    };
-    int pieces = 0;
-    Array arrays[4] = {};
-};
 
 /// out (m, w.rows) = in W^T + bias, or += . `in` by its Q80 form where the weights are quantised.
 struct LinearParams {
@@ -122,7 +112,6 @@ struct LinearParams {
     float* out;
     int outCols;
     bool accumulate;
-    Ahead ahead;  // one row, from 9.0 on
 };
 /// One row.
 void launchLinear(const LinearParams& p, const Stream& stream);
@@ -140,9 +129,6 @@ struct FfnUpParams {
     Rows out;
 };
 void launchFfnUp(const FfnUpParams& p, const Stream& stream);
-/// What launchFfnUp() does not ask for by itself before its predecessor has finished, as much as the second cache
-/// keeps.
-Ahead aheadOfFfnUp(const Weights& gate, const Weights& up, const Stream& stream);
 
 /// out = act(gate) * up, or act(up) where gate is null.
 struct GluParams {

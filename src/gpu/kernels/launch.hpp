@@ -14,7 +14,6 @@ struct Stream {
     int nSms = 0;
     int computeCapability = 0;  // 90 for 9.0
     int sharedBytes = 0;        // most dynamic shared memory of a block
-    size_t l2Bytes = 0;         // of the device's second cache
     bool overlap = false;       // programmatic dependent launch: from 9.0 on
 };
 

@@ -49,8 +49,6 @@ __global__ void __launch_bounds__(kWarps * 32, 8) linearStaged(LinearParams p) {
     __syncthreads();
     waitForPredecessor();
     waitArrival(&arrival, 0);
-    // Not earlier: these weights are wanted first.
-    if (tid == 0) bringAhead(p.ahead);
     float sums[kRows] = {};
     Staged::dot(staged, groups, warp * 8, kWarps * 8, p.in.q, sums);
     const float sum = sumRows(sums);
