@@ -30,7 +30,8 @@ void addClusterFlags(CLI::App& command, ClusterFlags& c) {
         .add_option("--node-weights", c.nodeWeights, "Shares of the work, root first, or measured; without it equal")
         ->type_name("X,X,...");
     command.add_option("--memory-limit", c.memoryLimitMb, "What this machine may use, in MB; of several GPUs each")
-        ->type_name("MB");
+        ->type_name("MB")
+        ->check(CLI::NonNegativeNumber);
     command
         .add_option("--expert-placement", c.expertPlacement,
                     "Experts cut across all machines (sliced), each on one (whole), or auto")
@@ -44,6 +45,7 @@ void addClusterFlags(CLI::App& command, ClusterFlags& c) {
         .add_option("--collectives", c.collectives,
                     "How ranks add up: tcp, nccl, peer (in each other's GPU memory), or auto")
         ->type_name("HOW")
+        ->check(CLI::IsMember({"auto", "tcp", "nccl", "peer"}))
         ->capture_default_str();
 }
 
@@ -209,12 +211,14 @@ void addWorker(CLI::App& app, int& exitCode) {
     command->add_option("--cache-dir", o->cacheDir, "Where received weights are kept; none: nowhere; ~/.cache/dllama")
         ->type_name("FOLDER");
     command->add_option("--cache-size", o->cacheSizeMb, "What they may take, in MB; without it what the disk has")
-        ->type_name("MB");
+        ->type_name("MB")
+        ->check(CLI::NonNegativeNumber);
     command->add_option("--model", o->model, "Read weights from this file if it is the root's model")
         ->type_name("FILE");
     command
         ->add_option("--memory-limit", o->memoryLimitMb, "What each rank here may use, in MB; without it what is free")
-        ->type_name("MB");
+        ->type_name("MB")
+        ->check(CLI::NonNegativeNumber);
     addDeviceFlags(*command, o->device);
     onChosen(command, exitCode, runWorker, o);
 }
