@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 
 #include "gpu/cuda-backend.hpp"
 #include "gpu/cuda-collectives.hpp"
@@ -13,6 +14,26 @@ namespace dllama {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+/// Where NCCL ranks of a cluster gather rows by TCP, rank 0 is content here with its own: which tokens are written does
+/// not matter for their speed.
+class OwnRows final : public Communicator {
+  public:
+    OwnRows(int rank, int nRanks) : rank_(rank), nRanks_(nRanks) {}
+    int rank() const override { return rank_; }
+    int nRanks() const override { return nRanks_; }
+    void allReduceSum(const StepInputs&, Activations&) override {}
+    void gatherRows(std::span<const float> mine, int nRows, std::span<const int> colsOfRank, float* all) override {
+        if (rank_ > 0) return;
+        const auto width = std::accumulate(colsOfRank.begin(), colsOfRank.end(), size_t{0});
+        const auto own = static_cast<size_t>(colsOfRank[0]);
+        for (size_t row = 0; row < static_cast<size_t>(nRows); row++)
+            std::copy_n(mine.data() + row * own, own, all + row * width);
+    }
+
+  private:
+    const int rank_, nRanks_;
+};
 
 }  // namespace
 
@@ -32,9 +53,11 @@ GpuRanks::GpuRanks(const Options& options, const Architecture& arch, const Tenso
         rank.backend = makeCudaBackend({.gpuIndex = options.gpus[r], .libraryRows = options.libraryRows});
         ThreadPool pool(std::max(1, 8 / nRanks));
         rank.weights = loadWeights(arch_, plan_, r, source, *rank.backend, pool, {});
-        if (nRanks > 1)
+        if (nRanks > 1) {
+            rank.rows = std::make_unique<OwnRows>(r, nRanks);
             rank.communicator = makeCudaCollectives(options.gpus[r])
-                                    ->join({options.collectives, r, nRanks, meeting}, *rank.backend, alone_, {});
+                                    ->join({options.collectives, r, nRanks, meeting}, *rank.backend, *rank.rows, {});
+        }
         Communicator& meeting = rank.communicator ? *rank.communicator : alone_;
         rank.decoder = std::make_unique<Decoder>(arch_, plan_, r, rank.weights, *rank.backend, meeting, limits);
     });

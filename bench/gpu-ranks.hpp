@@ -37,6 +37,7 @@ class GpuRanks final : public ForwardPass {
   private:
     struct Rank {
         std::unique_ptr<Backend> backend;
+        std::unique_ptr<Communicator> rows;  // gathers rows where the GPUs do not
         std::unique_ptr<Communicator> communicator;
         Weights weights;
         std::unique_ptr<Decoder> decoder;
