@@ -202,11 +202,8 @@ class CudaBackend final : public Backend, public CudaDevice {
         quantize(step.nTokens, x);
     }
 
-    void addNorm(const StepInputs& step, const AddNorm& op) override { addNormOfParts(step, op, {}); }
-
-    void addNormOfParts(const StepInputs& step, const AddNorm& op, const Peers& peers) override {
+    void addNorm(const StepInputs& step, const AddNorm& op) override {
         AddNormParams p{};
-        p.peers = peers;
         p.rows = step.nTokens;
         p.cols = op.x->cols;
         p.x = op.x->f32;

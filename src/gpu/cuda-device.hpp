@@ -1,7 +1,7 @@
 #pragma once
 
 #include "backend/backend.hpp"
-#include "gpu/kernels/peer-sum.hpp"
+#include "gpu/kernels/launch.hpp"
 
 namespace dllama::gpu {
 
@@ -14,9 +14,6 @@ class CudaDevice {
     virtual const Stream& stream() const = 0;
     /// The rows' Q80 form from their f32 form, if the buffer has one.
     virtual void updateForms(int rows, Activations& a) = 0;
-    /// Backend::addNorm with the sum of all ranks' op.y in place of it; y keeps this rank's part. As one
-    /// launchPeerSum() to the other ranks. Rows of whole blocks of kPeerBlockValues values.
-    virtual void addNormOfParts(const StepInputs& step, const AddNorm& op, const Peers& peers) = 0;
     /// Waits for the device and drops recorded steps: what they refer to is about to go.
     virtual void forgetSteps() = 0;
 };

@@ -6,13 +6,6 @@
 
 namespace dllama::gpu {
 
-namespace {
-
-/// What one launch sums at most.
-constexpr size_t kMost = size_t{kPeerMaxBlocks} * kPeerBlockValues;
-
-}  // namespace
-
 PeerCommunicator::PeerCommunicator(std::shared_ptr<PeerGroup> group, int rank, int nRanks, Backend& backend,
                                    std::stop_token lost)
     : rank_(rank),
@@ -23,7 +16,7 @@ PeerCommunicator::PeerCommunicator(std::shared_ptr<PeerGroup> group, int rank, i
     device_.forgetSteps();  // those that could not be recorded before may be now
     group_->sit(rank, device_.gpuIndex());
     if (!group_->meet(rank, lost)) fail("not all GPUs of this process are there");
-    peers_ = group_->peers(rank);
+    params_ = group_->sums(rank);
 }
 
 /// A rank that leaves ends the waiting of those who have not noticed yet that the session is over.
@@ -39,24 +32,18 @@ PeerCommunicator::~PeerCommunicator() {
 
 void PeerCommunicator::allReduceSum(const StepInputs& step, Activations& x) {
     const size_t n = static_cast<size_t>(step.nTokens) * x.cols;
-    if (large_ && n > kMost) return large_->allReduceSum(step, x);
+    if (large_ && n > kPeerMaxBlocks * kPeerBlockValues) return large_->allReduceSum(step, x);
     sum(x.f32, n);
     device_.updateForms(step.nTokens, x);
 }
 
-/// Few rows meet in the kernel of the norm: one kernel less to wait for.
-void PeerCommunicator::sumAddNorm(const StepInputs& step, Backend& backend, Activations& y, AddNorm op) {
-    const size_t n = static_cast<size_t>(step.nTokens) * y.cols;
-    if (n > kMost || y.cols % kPeerBlockValues != 0) return Communicator::sumAddNorm(step, backend, y, op);
-    if (group_->stopped()) fail("a rank was lost");
-    op.y = &y;
-    device_.addNormOfParts(step, op, peers_);
-}
-
 void PeerCommunicator::sum(float* values, size_t n) {
     if (group_->stopped()) fail("a rank was lost");
+    constexpr size_t kMost = size_t{kPeerMaxBlocks} * kPeerBlockValues;
     for (size_t at = 0; at < n; at += kMost) {
-        const PeerSumParams p{static_cast<int>(std::min(kMost, n - at)), values + at, peers_};
+        PeerSumParams p = params_;
+        p.x = values + at;
+        p.n = static_cast<int>(std::min(kMost, n - at));
         launchPeerSum(p, device_.stream());
     }
 }

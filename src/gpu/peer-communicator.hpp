@@ -20,7 +20,6 @@ class PeerCommunicator final : public Communicator {
     int rank() const override { return rank_; }
     int nRanks() const override { return nRanks_; }
     void allReduceSum(const StepInputs& step, Activations& x) override;
-    void sumAddNorm(const StepInputs& step, Backend& backend, Activations& y, AddNorm op) override;
     void gatherRows(std::span<const float> mine, int nRows, std::span<const int> colsOfRank, float* all) override;
 
     /// The first n values become their sums over all ranks.
@@ -32,7 +31,7 @@ class PeerCommunicator final : public Communicator {
     const int rank_, nRanks_;
     CudaDevice& device_;
     const std::shared_ptr<PeerGroup> group_;
-    Peers peers_;
+    PeerSumParams params_;
     std::unique_ptr<Communicator> large_;
     const std::stop_callback<std::function<void()>> onLost_;
 };

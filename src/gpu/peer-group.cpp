@@ -76,8 +76,8 @@ bool PeerGroup::allAgree(bool mine, std::stop_token lost) {
            agreed_;
 }
 
-Peers PeerGroup::peers(int rank) const {
-    Peers p;
+PeerSumParams PeerGroup::sums(int rank) const {
+    PeerSumParams p{};
     p.rank = rank;
     p.nRanks = static_cast<int>(seats_.size());
     for (int r = 0; r < p.nRanks; r++) p.inboxes[r] = reinterpret_cast<uint64_t*>(seats_[r].inbox.get());

@@ -30,8 +30,8 @@ class PeerGroup {
     /// Called once by each rank: true if all of them say so. False if one does not say anything in time.
     bool allAgree(bool mine, std::stop_token lost);
 
-    /// Where `rank` meets the others.
-    Peers peers(int rank) const;
+    /// What a sum of `rank` needs to know; without x and n.
+    PeerSumParams sums(int rank) const;
 
     /// Everyone who waits here, on a device or in gatherRows(), stops waiting. Any thread.
     void stop();

@@ -115,13 +115,14 @@ void Decoder::attentionBlock(const StepInputs& step, const LayerWeights& w, KvLa
         backend_.clear(step, y_);
     }
     prefetchFfn(w);
-    comm_.sumAddNorm(step, backend_, y_,
-                     {.x = &x_,
-                      .post = w.postAttnNorm ? &*w.postAttnNorm : nullptr,
-                      .scaledBase = arch_.residualAlpha != 0.0f ? &normed_ : nullptr,
-                      .alpha = arch_.residualAlpha,
-                      .next = &w.ffnNorm,
-                      .out = &normed_});
+    comm_.allReduceSum(step, y_);
+    backend_.addNorm(step, {.x = &x_,
+                            .y = &y_,
+                            .post = w.postAttnNorm ? &*w.postAttnNorm : nullptr,
+                            .scaledBase = arch_.residualAlpha != 0.0f ? &normed_ : nullptr,
+                            .alpha = arch_.residualAlpha,
+                            .next = &w.ffnNorm,
+                            .out = &normed_});
 }
 
 /// What the feed-forward part reads whichever experts are chosen.
@@ -140,13 +141,14 @@ void Decoder::feedForwardBlock(const StepInputs& step, const LayerWeights& w, co
     else
         backend_.clear(step, y_);
     if (nextMatrix) backend_.prefetch(*nextMatrix);
-    comm_.sumAddNorm(step, backend_, y_,
-                     {.x = &x_,
-                      .post = w.postFfnNorm ? &*w.postFfnNorm : nullptr,
-                      .scaledBase = arch_.residualAlpha != 0.0f ? &normed_ : nullptr,
-                      .alpha = arch_.residualAlpha,
-                      .next = nextNorm,
-                      .out = &normed_});
+    comm_.allReduceSum(step, y_);
+    backend_.addNorm(step, {.x = &x_,
+                            .y = &y_,
+                            .post = w.postFfnNorm ? &*w.postFfnNorm : nullptr,
+                            .scaledBase = arch_.residualAlpha != 0.0f ? &normed_ : nullptr,
+                            .alpha = arch_.residualAlpha,
+                            .next = nextNorm,
+                            .out = &normed_});
 }
 
 /// y = down(act(gate normed) * up normed)

@@ -18,14 +18,6 @@ class Communicator {
     /// x = the sum over all ranks of the first nTokens rows of x. All ranks hold the same bits.
     virtual void allReduceSum(const StepInputs& step, Activations& x) = 0;
 
-    /// allReduceSum() of y, then backend.addNorm() with it as op.y. What y holds afterwards is the communicator's
-    /// business, which may do better than one after the other.
-    virtual void sumAddNorm(const StepInputs& step, Backend& backend, Activations& y, AddNorm op) {
-        allReduceSum(step, y);
-        op.y = &y;
-        backend.addNorm(step, op);
-    }
-
     /// Rank r contributes `mine`, nRows rows of colsOfRank[r] values; rank 0 receives them side by side in
     /// `all` (nRows, sum of colsOfRank). `all` is ignored on other ranks.
     virtual void gatherRows(std::span<const float> mine, int nRows, std::span<const int> colsOfRank, float* all) = 0;

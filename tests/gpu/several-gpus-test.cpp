@@ -1,7 +1,6 @@
 // Ranks on two GPUs of one host: sums, golden models, lost ranks.
 #include <cstdlib>
 #include <future>
-#include <random>
 
 #include "golden-case.hpp"
 #include "gpu/cuda-backend.hpp"
@@ -129,83 +128,6 @@ TEST_F(SeveralGpus, AThousandRecordedSteps) {
                         ASSERT_EQ(values[k][i], valueOf(0, round + k, static_cast<int>(i)) +
                                                     valueOf(1, round + k, static_cast<int>(i)))
                             << "rank " << r << ", sum " << k << ", round " << round;
-                }
-            }
-        });
-    }
-}
-
-/// What a communicator makes of a sum and the norm behind it has the bits of one after the other, whatever sums of
-/// other sizes are between them.
-TEST_F(SeveralGpus, SumsInNorms) {
-    constexpr float kEps = 1e-5f, kAlpha = 7.5f;
-    for (const Collectives how : deviceCollectives()) {
-        Pair pair(how);
-        Pair::onBoth([&](int r) {
-            Backend& backend = *pair.ranks[r].backend;
-            Communicator& communicator = *pair.ranks[r].communicator;
-            std::mt19937 random(5);  // x, norms and sizes are the same on both ranks, parts are not
-            std::mt19937 ofRank(r);
-            const auto randoms = [](std::mt19937& from, size_t n) {
-                std::uniform_real_distribution<float> uniform(-1.0f, 1.0f);
-                std::vector<float> values(n);
-                for (float& value : values) value = uniform(from);
-                return values;
-            };
-            Activations between = backend.allocateActivations(20, 700, false);
-            const std::vector<float> zeros(20 * 700);
-            backend.uploadActivations(zeros.data(), 20, between);
-            for (const int cols : {512, 1000, 4096, 5120}) {
-                for (const int rows : {1, 3, 16, 20}) {
-                    for (int options = 0; options < 8; options++) {
-                        const bool hasPost = options & 1, hasBase = options & 2, layer = options & 4;
-                        SCOPED_TRACE(fmt::format("{} rows of {}, options {}", rows, cols, options));
-                        const size_t n = static_cast<size_t>(rows) * cols;
-                        Batch batch;
-                        batch.nTokens = rows;
-                        batch.nSequences = batch.maxBlocks = 1;
-                        batch.embeddings.resize(sizeof(float) * rows);
-                        batch.positions = batch.sequences = batch.ropePositions = std::vector<int32_t>(rows, 0);
-                        batch.visible = std::vector<int32_t>(rows, 1);
-                        batch.blockTables = {0};
-                        Norm norms[2];
-                        for (Norm& norm : norms) {
-                            norm.kind = layer ? Norm::Kind::Layer : Norm::Kind::Rms;
-                            norm.eps = kEps;
-                            norm.weight = backend.uploadVector(randoms(random, cols).data(), cols);
-                            norm.bias = backend.uploadVector(randoms(random, cols).data(), cols);
-                        }
-                        const bool quantized = cols % 32 == 0;
-                        Activations x = backend.allocateActivations(rows, cols, false);
-                        Activations y = backend.allocateActivations(rows, cols, false);
-                        Activations out = backend.allocateActivations(rows, cols, quantized);
-                        const std::vector<float> x0 = randoms(random, n), base0 = randoms(random, n);
-                        AddNorm op{.x = &x, .next = &norms[1], .out = &out};
-                        if (hasPost) op.post = &norms[0];
-                        if (hasBase) op.scaledBase = &out, op.alpha = kAlpha;
-                        for (int round = 0; round < 3; round++) {
-                            const std::vector<float> part = randoms(ofRank, n);
-                            std::vector<float> results[2];
-                            for (int together = 0; together < 2; together++) {
-                                const StepInputs& step = backend.upload(batch);
-                                backend.uploadActivations(x0.data(), rows, x);
-                                backend.uploadActivations(part.data(), rows, y);
-                                backend.uploadActivations(base0.data(), rows, out);
-                                backend.run(fmt::format("{} {} {} {}", cols, rows, options, together), [&] {
-                                    communicator.allReduceSum(step, between);
-                                    if (together)
-                                        communicator.sumAddNorm(step, backend, y, op);
-                                    else
-                                        communicator.Communicator::sumAddNorm(step, backend, y, op);
-                                });
-                                std::vector<float>& result = results[together];
-                                result.resize(2 * n);
-                                backend.download(x, rows, result.data());
-                                backend.download(out, rows, result.data() + n);
-                            }
-                            ASSERT_EQ(results[0], results[1]) << "rank " << r << ", round " << round;
-                        }
-                    }
                 }
             }
         });

@@ -1,14 +1,10 @@
 #include "gpu/kernels/lane-sum.cuh"
-#include "gpu/kernels/peer-words.cuh"
 
 /// Residual addition, norm and quantisation in one kernel. Grid: a block of 1024 threads per row. Shared memory: the
 /// rows of x and y, sums of pieces, and the norms' weights where there is room, brought there while the predecessor
 /// still runs. A thread has the same pieces of all of them (four values, or one where the columns are no multiple of
 /// four), so that only the sums need other threads' values. With one row its time is latency: two sums in a fixed
 /// order, and fetching its own instructions, so that the code is kept small.
-///
-/// With peers, y is a part: the block sums it over all ranks before it adds it. For the others it is as if peer-sum.cu
-/// had launched a block for each kPeerBlockValues values.
 ///
 /// This file is compiled without fused multiply-add: the bits must be those of src/cpu/norms.cpp.
 namespace dllama::gpu {
@@ -66,21 +62,7 @@ struct NormPieces {
     }
 };
 
-/// y = the sum of the ranks' parts, whose first value is number `first` of all. A thread gets the values it sends.
-__device__ inline void sumParts(const Peers& peers, const float* part, int first, int cols, float* y) {
-    eachPiece<kThreads, 4>(cols, [&](int i) {
-        const float4 own = __ldcg(reinterpret_cast<const float4*>(part + i));
-        float sum[4] = {own.x, own.y, own.z, own.w};
-        sumOverPeers(peers, first + i, epochOf(peers, first + i), sum);
-        pieceAt<4>(y + i) = {sum[0], sum[1], sum[2], sum[3]};
-    });
-    __syncthreads();  // all have read the counters
-    eachPiece<kThreads, 4>(cols, [&](int i) {
-        if (i % kPeerBlockValues == 0) atomicAdd(&peers.counters[(first + i) / kPeerBlockValues], 1u);
-    });
-}
-
-template <bool kLayer, bool kPost, int kWidth, bool kParts>
+template <bool kLayer, bool kPost, int kWidth>
 __global__ void __launch_bounds__(kThreads) addNorm(AddNormParams p) {
     extern __shared__ __align__(16) float shared[];
     constexpr int kBytes = sizeof(float) * kWidth, kNormRows = kLayer ? 2 : 1;
@@ -106,11 +88,10 @@ __global__ void __launch_bounds__(kThreads) addNorm(AddNormParams p) {
     const float* base = (p.scaledBase ? p.scaledBase : p.x) + begin;
     const float alpha = p.scaledBase ? p.alpha : 1.0f;
     eachPiece<kThreads, kWidth>(cols, [&](int i) {
-        if (p.y && !kParts) copyAsync<kBytes>(y + i, p.y + begin + i);
+        if (p.y) copyAsync<kBytes>(y + i, p.y + begin + i);
         copyAsync<kBytes>(x + i, base + i);
     });
     commitCopies();
-    if constexpr (kParts) sumParts(p.peers, p.y + begin, static_cast<int>(begin), cols, y);
     waitCopies<0>();
 
     const auto normalizer = [&](const float* row, float eps) {
@@ -149,10 +130,8 @@ __global__ void __launch_bounds__(kThreads) addNorm(AddNormParams p) {
 }
 
 template <bool kLayer, bool kPost>
-auto kernelOf(bool wide, bool parts) {
-    return parts  ? addNorm<kLayer, kPost, 4, true>
-           : wide ? addNorm<kLayer, kPost, 4, false>
-                  : addNorm<kLayer, kPost, 1, false>;
+auto kernelOf(bool wide) {
+    return wide ? addNorm<kLayer, kPost, 4> : addNorm<kLayer, kPost, 1>;
 }
 
 }  // namespace
@@ -161,9 +140,8 @@ void launchAddNorm(const AddNormParams& params, const Stream& stream) {
     AddNormParams p = params;
     // A model has norms of one kind.
     const bool layer = p.hasNext ? p.next.layer : p.post.layer, post = p.y && p.hasPost, wide = p.cols % 4 == 0;
-    const bool parts = p.peers.nRanks > 1;
-    const auto kernel = layer ? (post ? kernelOf<true, true>(wide, parts) : kernelOf<true, false>(wide, parts))
-                              : (post ? kernelOf<false, true>(wide, parts) : kernelOf<false, false>(wide, parts));
+    const auto kernel = layer ? (post ? kernelOf<true, true>(wide) : kernelOf<true, false>(wide))
+                              : (post ? kernelOf<false, true>(wide) : kernelOf<false, false>(wide));
     const size_t row = sizeof(float) * ceilDiv(p.cols, 4) * 4;
     const size_t rows = 2 * row + sizeof(float) * pieceSums(p.cols);
     const size_t all = rows + row * (p.hasNext + post) * (layer ? 2 : 1);

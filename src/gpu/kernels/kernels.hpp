@@ -7,7 +7,6 @@
 
 #include "backend/backend.hpp"
 #include "gpu/kernels/launch.hpp"
-#include "gpu/kernels/peer-sum.hpp"
 
 /// Parameters and launchers of all kernels. Pointers are device memory unless said otherwise.
 ///
@@ -99,7 +98,6 @@ struct AddNormParams {
     bool hasPost, hasNext;
     NormWeights post, next;
     Rows out;
-    Peers peers;        // more than one rank: y is this rank's part of a sum, in rows of whole blocks of it
     bool stageWeights;  // set by the launcher: the weights have room in shared memory
 };
 void launchAddNorm(const AddNormParams& p, const Stream& stream);

@@ -18,19 +18,14 @@ constexpr size_t peerInboxBytes(int nRanks) {
 }
 constexpr size_t kPeerCounterBytes = kPeerMaxBlocks * sizeof(uint32_t);
 
-/// Where a rank and the others meet.
-struct Peers {
-    int rank = 0, nRanks = 1;
-    uint64_t* inbox = nullptr;          // of this rank
-    uint64_t* inboxes[kMaxPeers] = {};  // of each rank
-    uint32_t* counters = nullptr;       // of this rank
-    volatile uint32_t* stop = nullptr;  // in host memory: not 0 once there is no use in waiting
-};
-
 struct PeerSumParams {
     int n;     // values; at most kPeerMaxBlocks * kPeerBlockValues
     float* x;  // this rank's part, then the sum; 8-byte aligned
-    Peers peers;
+    int rank, nRanks;
+    uint64_t* inbox;               // of this rank
+    uint64_t* inboxes[kMaxPeers];  // of each rank
+    uint32_t* counters;            // of this rank
+    volatile uint32_t* stop;       // in host memory: not 0 once there is no use in waiting
 };
 /// All ranks must launch the same sums in the same order.
 void launchPeerSum(const PeerSumParams& p, const Stream& stream);
