@@ -20,6 +20,9 @@ constexpr const char* kVersion = "dllama " DLLAMA_VERSION " (CPU, CUDA)";
 constexpr const char* kVersion = "dllama " DLLAMA_VERSION " (CPU)";
 #endif
 
+const CLI::Validator kNotNegative(
+    [](const std::string& text) { return text.starts_with('-') ? text + " is below 0" : std::string(); }, "");
+
 void addClusterFlags(CLI::App& command, ClusterFlags& c) {
     command.add_option("--workers", c.workers, "Machines that compute along, each running dllama worker")
         ->type_name("HOST:PORT ...");
@@ -31,7 +34,7 @@ void addClusterFlags(CLI::App& command, ClusterFlags& c) {
         ->type_name("X,X,...");
     command.add_option("--memory-limit", c.memoryLimitMb, "What this machine may use, in MB; of several GPUs each")
         ->type_name("MB")
-        ->check(CLI::NonNegativeNumber);
+        ->check(kNotNegative);
     command
         .add_option("--expert-placement", c.expertPlacement,
                     "Experts cut across all machines (sliced), each on one (whole), or auto")
@@ -212,13 +215,13 @@ void addWorker(CLI::App& app, int& exitCode) {
         ->type_name("FOLDER");
     command->add_option("--cache-size", o->cacheSizeMb, "What they may take, in MB; without it what the disk has")
         ->type_name("MB")
-        ->check(CLI::NonNegativeNumber);
+        ->check(kNotNegative);
     command->add_option("--model", o->model, "Read weights from this file if it is the root's model")
         ->type_name("FILE");
     command
         ->add_option("--memory-limit", o->memoryLimitMb, "What each rank here may use, in MB; without it what is free")
         ->type_name("MB")
-        ->check(CLI::NonNegativeNumber);
+        ->check(kNotNegative);
     addDeviceFlags(*command, o->device);
     onChosen(command, exitCode, runWorker, o);
 }
