@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdio>
 #include <fstream>
+#include <memory>
 #include <numeric>
 #include <thread>
 #include <vector>
@@ -52,7 +53,8 @@ TEST(ThreadPool, WakesAfterSleeping) {
 
 TEST(ThreadPool, OthersWorkWhileTheCallerGoesOn) {
     for (int n : {1, 2, 4}) {
-        ThreadPool pool(n);
+        auto owner = std::make_unique<ThreadPool>(n);
+        ThreadPool& pool = *owner;
         std::atomic<int> begun{0}, ended{0};
         const auto untilHurried = [&](int thread) {
             EXPECT_GT(thread, 0);
@@ -73,7 +75,8 @@ TEST(ThreadPool, OthersWorkWhileTheCallerGoesOn) {
             });
             EXPECT_EQ(calls, n);
         }
-        pool.startOthers(untilHurried);  // the pool's end ends it too
+        pool.startOthers(untilHurried);
+        owner.reset();  // the pool's end ends it too
     }
 }
 
