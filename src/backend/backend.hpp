@@ -169,6 +169,11 @@ class Backend {
     virtual Activations allocateActivations(int maxRows, int cols, bool quantized) = 0;
     virtual KvLayer allocateKvLayer(DType dtype, int nBlocks, int nKvHeads, int headDim) = 0;
     virtual Routing allocateRouting(int maxRows, int topK) = 0;
+    /// Rows first, first + 1, ... of a buffer as a buffer; it lives no longer than `a`. Only for backends in host
+    /// memory: this one serves those without a Q80 form.
+    virtual Activations rowsFrom(const Activations& a, int first) const {
+        return {a.maxRows - first, a.cols, a.f32 + static_cast<size_t>(first) * a.cols, nullptr, nullptr};
+    }
     virtual Vector uploadVector(const float* values, int64_t n) = 0;
 
     // Weights. Thread-safe: the loader calls them from many threads, one tensor group each. The source must outlive

@@ -34,6 +34,9 @@ struct Batch {
     std::vector<int32_t> blockTables;    // (nSequences, maxBlocks) physical block of each kKvBlockPositions positions
     std::vector<int32_t> outputRows;     // (nOutputs) ascending; the tokens whose logits are wanted
 
+    /// The ranks compute one half of the tokens while the sums of the other half are on their way (Decoder).
+    bool inHalves = false;
+
     /// So many of the best logits of each output row, and of each rank's part of it, are looked for at once; 0: none.
     int nBest = 0;
     std::vector<float> outputTemperatures;  // (nOutputs), or empty without nBest; 0: greedy

@@ -58,6 +58,11 @@ class CpuBackend final : public Backend {
         return a;
     }
 
+    Activations rowsFrom(const Activations& a, int first) const override {
+        const size_t values = static_cast<size_t>(first) * a.cols;
+        return {a.maxRows - first, a.cols, a.f32 + values, a.q80 ? inputBlocks(a) + values / 32 : nullptr, nullptr};
+    }
+
     KvLayer allocateKvLayer(DType dtype, int nBlocks, int nKvHeads, int headDim) override {
         DLLAMA_CHECK((dtype == DType::F16 || dtype == DType::F32) && headDim % 8 == 0);
         const size_t half = blockBytes(dtype) * nBlocks * nKvHeads * kKvBlockPositions * headDim;

@@ -36,6 +36,9 @@ struct ClusterOptions {
     std::shared_ptr<const DeviceCollectives> collectives;
     /// Nothing: the fastest that all nodes can.
     std::optional<Collectives> collectivesWish;
+    /// Whether prompts go in halves, whose sums travel while the other is computed. Nothing: where that pays. Only
+    /// CPUs.
+    std::optional<bool> halves;
     /// How long a start or a recovery waits for workers that do not answer.
     std::chrono::milliseconds wait{5000};
     /// A worker that is silent for so long is lost.
@@ -84,6 +87,9 @@ class ClusterForward final : public ForwardPass {
     void prepareWorker(Link& link, const std::string& setup);
     void loadOwn();
     void teardown();
+    bool isWorthHalving(const Batch& batch);
+    double expectedMeetingShare() const;
+    void forwardWhole(const Batch& batch, std::vector<float>& best);
     void sendToAll(FrameType type, std::span<const std::byte> payload);
     void runStep(const std::function<void()>& body);
     void noteLost(int node, const std::string& reason);
@@ -113,9 +119,12 @@ class ClusterForward final : public ForwardPass {
     std::unique_ptr<Decoder> decoder_;
     LineCost cost_;
     std::vector<std::byte> encoded_;
-    double stepSeconds_ = 0.0;  // of rank 0 in steps, since the cluster was ready
-    int nLosses_ = 0;           // since the last step that succeeded
-    std::string absent_;        // workers that the cluster goes on without
+    double stepSeconds_ = 0.0;   // of rank 0 in steps, since the cluster was ready
+    int nLosses_ = 0;            // since the last step that succeeded
+    bool allCpus_ = false;       // of this session
+    double meetingShare_ = 0.0;  // of the latest prompt batch that stayed whole in this session, or expected
+    int nPromptBatches_ = 0;
+    std::string absent_;  // workers that the cluster goes on without
 
     mutable std::mutex mutex_;
     mutable std::condition_variable changed_;

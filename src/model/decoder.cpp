@@ -42,14 +42,14 @@ Decoder::Decoder(const Architecture& arch, const ShardPlan& plan, int rank, cons
     for (int r = 0; r < plan.nRanks(); r++) vocabularySizes_.push_back(plan.share(r).vocabulary.size());
 
     const int rows = limits.maxTokens;
-    x_ = backend.allocateActivations(rows, c.hiddenSize, false);
-    normed_ = backend.allocateActivations(rows, c.hiddenSize, true);
-    qkv_ = backend.allocateActivations(rows, shape_.qkvCols(), false);
-    context_ = backend.allocateActivations(rows, shape_.nHeads * c.headDim, true);
-    hidden_ = backend.allocateActivations(rows, share.ffn.size(), true);
-    shared_ = backend.allocateActivations(rows, share.shared.size(), true);
-    y_ = backend.allocateActivations(rows, c.hiddenSize, false);
-    if (c.isMixture()) routing_ = backend.allocateRouting(rows, c.nExpertsPerToken);
+    buffers_.x = backend.allocateActivations(rows, c.hiddenSize, false);
+    buffers_.normed = backend.allocateActivations(rows, c.hiddenSize, true);
+    buffers_.qkv = backend.allocateActivations(rows, shape_.qkvCols(), false);
+    buffers_.context = backend.allocateActivations(rows, shape_.nHeads * c.headDim, true);
+    buffers_.hidden = backend.allocateActivations(rows, share.ffn.size(), true);
+    buffers_.shared = backend.allocateActivations(rows, share.shared.size(), true);
+    buffers_.y = backend.allocateActivations(rows, c.hiddenSize, false);
+    if (c.isMixture()) buffers_.routing = backend.allocateRouting(rows, c.nExpertsPerToken);
     last_ = backend.allocateActivations(limits.maxOutputs, c.hiddenSize, true);
     logits_ = backend.allocateActivations(limits.maxOutputs, share.vocabulary.size(), false);
     best_[0] = backend.allocateActivations(limits.maxOutputs, bestLogitsCols(1), false);
@@ -68,18 +68,13 @@ void Decoder::forward(const Batch& batch, std::vector<float>& best) {
     const std::string shape = fmt::format("{}/{}/{}/{}/{}", step.nTokens, step.nSequences, nOutputs_, nBest,
                                           std::bit_ceil(static_cast<unsigned>(step.maxVisible)));
     backend_.run(shape, [&] {
-        backend_.embed(step, x_);
-        backend_.addNorm(step, {.x = &x_, .next = &weights_.layers[0].attnNorm, .out = &normed_});
-        for (size_t i = 0; i < weights_.layers.size(); i++) {
-            const bool lastLayer = i + 1 == weights_.layers.size();
-            attentionBlock(step, weights_.layers[i], kv_[i]);
-            feedForwardBlock(step, weights_.layers[i],
-                             lastLayer ? &weights_.finalNorm : &weights_.layers[i + 1].attnNorm,
-                             lastLayer ? weights_.head.get() : weights_.layers[i + 1].qkv.get());
-        }
+        if (batch.inHalves && canHalve())
+            runLayersInHalves(step);
+        else
+            runLayers(step);
         if (nOutputs_ == 0) return;
         if (weights_.head) {
-            backend_.gatherOutputs(step, normed_, last_);
+            backend_.gatherOutputs(step, buffers_.normed, last_);
             backend_.head(step, last_, *weights_.head, logits_);
         }
         if (nBest > 0) backend_.bestLogits(step, logits_, plan_.share(rank_).vocabulary.begin, nBest, bestOut);
@@ -104,57 +99,105 @@ void Decoder::gather(const Activations& from, std::span<const int> colsOfRank, s
     comm_.gatherRows(local_, nOutputs_, colsOfRank, all.data());
 }
 
-/// x += attention(normed); normed = ffnNorm(x)
-void Decoder::attentionBlock(const StepInputs& step, const LayerWeights& w, KvLayer& kv) {
-    if (w.qkv) {
-        backend_.linear(step, normed_, *w.qkv, qkv_);
-        backend_.attend(step, qkv_, shape_, rope_, w.qNorm ? &*w.qNorm : nullptr, w.kNorm ? &*w.kNorm : nullptr, kv,
-                        context_);
-        backend_.linear(step, context_, *w.o, y_);
+void Decoder::runLayers(const StepInputs& step) {
+    backend_.embed(step, buffers_.x);
+    backend_.addNorm(step, {.x = &buffers_.x, .next = &weights_.layers[0].attnNorm, .out = &buffers_.normed});
+    for (size_t layer = 0; layer < weights_.layers.size(); layer++)
+        for (const Block block : {Block::Attention, Block::FeedForward}) {
+            compute(step, layer, block, buffers_);
+            prefetchBehind(layer, block);
+            comm_.allReduceSum(step, buffers_.y);
+            addSum(step, layer, block, buffers_);
+        }
+}
+
+Decoder::Buffers Decoder::rowsFrom(int first) {
+    const auto of = [&](const Activations& a) { return backend_.rowsFrom(a, first); };
+    Buffers b{of(buffers_.x),      of(buffers_.normed), of(buffers_.qkv), of(buffers_.context),
+              of(buffers_.hidden), of(buffers_.shared), of(buffers_.y),   {}};
+    const Routing& routing = buffers_.routing;
+    const ptrdiff_t entries = ptrdiff_t{first} * routing.topK;
+    b.routing = {routing.topK, routing.experts + entries, routing.weights + entries, nullptr};
+    return b;
+}
+
+void Decoder::runLayersInHalves(const StepInputs& step) {
+    const int first = step.nTokens / 2;
+    StepInputs steps[2] = {step, step};
+    steps[0].nTokens = first;
+    StepInputs& later = steps[1];
+    later.nTokens -= first;
+    later.positions += first;
+    later.visible += first;
+    later.ropePositions += first;
+    later.sequences += first;
+    Buffers halves[2] = {rowsFrom(0), rowsFrom(first)};
+
+    backend_.embed(step, buffers_.x);
+    backend_.addNorm(step, {.x = &buffers_.x, .next = &weights_.layers[0].attnNorm, .out = &buffers_.normed});
+    struct Travelling {
+        size_t layer;
+        Block block;
+        int half;
+    };
+    std::optional<Travelling> sum;
+    for (size_t layer = 0; layer < weights_.layers.size(); layer++)
+        for (const Block block : {Block::Attention, Block::FeedForward})
+            for (const int half : {0, 1}) {
+                compute(steps[half], layer, block, halves[half]);
+                if (sum) comm_.endSum(steps[sum->half], halves[sum->half].y);
+                comm_.beginSum(steps[half], halves[half].y);
+                if (sum) addSum(steps[sum->half], sum->layer, sum->block, halves[sum->half]);
+                sum = {layer, block, half};
+            }
+    comm_.endSum(steps[sum->half], halves[sum->half].y);
+    addSum(steps[sum->half], sum->layer, sum->block, halves[sum->half]);
+}
+
+void Decoder::compute(const StepInputs& step, size_t layer, Block block, Buffers& b) {
+    const LayerWeights& w = weights_.layers[layer];
+    if (block == Block::Attention) {
+        if (!w.qkv) return backend_.clear(step, b.y);
+        backend_.linear(step, b.normed, *w.qkv, b.qkv);
+        backend_.attend(step, b.qkv, shape_, rope_, w.qNorm ? &*w.qNorm : nullptr, w.kNorm ? &*w.kNorm : nullptr,
+                        kv_[layer], b.context);
+        backend_.linear(step, b.context, *w.o, b.y);
+    } else if (w.moe) {
+        backend_.mixture(step, b.normed, mixtureOf(*w.moe), b.shared, b.routing, b.y);
+    } else if (w.ffn.up) {
+        backend_.ffnUp(step, b.normed, w.ffn.gate.get(), *w.ffn.up, arch_.activation, b.hidden);
+        backend_.linear(step, b.hidden, *w.ffn.down, b.y);
     } else {
-        backend_.clear(step, y_);
+        backend_.clear(step, b.y);
     }
-    prefetchFfn(w);
-    comm_.allReduceSum(step, y_);
-    backend_.addNorm(step, {.x = &x_,
-                            .y = &y_,
-                            .post = w.postAttnNorm ? &*w.postAttnNorm : nullptr,
-                            .scaledBase = arch_.residualAlpha != 0.0f ? &normed_ : nullptr,
+}
+
+void Decoder::addSum(const StepInputs& step, size_t layer, Block block, Buffers& b) {
+    const LayerWeights& w = weights_.layers[layer];
+    const bool isLast = layer + 1 == weights_.layers.size();
+    const std::optional<Norm>& post = block == Block::Attention ? w.postAttnNorm : w.postFfnNorm;
+    const Norm& next = block == Block::Attention ? w.ffnNorm
+                       : isLast                  ? weights_.finalNorm
+                                                 : weights_.layers[layer + 1].attnNorm;
+    backend_.addNorm(step, {.x = &b.x,
+                            .y = &b.y,
+                            .post = post ? &*post : nullptr,
+                            .scaledBase = arch_.residualAlpha != 0.0f ? &b.normed : nullptr,
                             .alpha = arch_.residualAlpha,
-                            .next = &w.ffnNorm,
-                            .out = &normed_});
+                            .next = &next,
+                            .out = &b.normed});
 }
 
-/// What the feed-forward part reads whichever experts are chosen.
-void Decoder::prefetchFfn(const LayerWeights& w) {
-    const FfnWeights& ffn = w.moe ? w.moe->shared : w.ffn;
-    if (ffn.up) backend_.prefetch(*ffn.up, ffn.gate.get());
-}
-
-/// x += ffn(normed) or x += mixture(normed); normed = the next block's norm of x
-void Decoder::feedForwardBlock(const StepInputs& step, const LayerWeights& w, const Norm* nextNorm,
-                               const Matrix* nextMatrix) {
-    if (w.moe)
-        backend_.mixture(step, normed_, mixtureOf(*w.moe), shared_, routing_, y_);
-    else if (w.ffn.up)
-        denseFfn(step, w.ffn, hidden_, false);
-    else
-        backend_.clear(step, y_);
-    if (nextMatrix) backend_.prefetch(*nextMatrix);
-    comm_.allReduceSum(step, y_);
-    backend_.addNorm(step, {.x = &x_,
-                            .y = &y_,
-                            .post = w.postFfnNorm ? &*w.postFfnNorm : nullptr,
-                            .scaledBase = arch_.residualAlpha != 0.0f ? &normed_ : nullptr,
-                            .alpha = arch_.residualAlpha,
-                            .next = nextNorm,
-                            .out = &normed_});
-}
-
-/// y = down(act(gate normed) * up normed)
-void Decoder::denseFfn(const StepInputs& step, const FfnWeights& w, Activations& hidden, bool accumulate) {
-    backend_.ffnUp(step, normed_, w.gate.get(), *w.up, arch_.activation, hidden);
-    backend_.linear(step, hidden, *w.down, y_, accumulate);
+void Decoder::prefetchBehind(size_t layer, Block block) {
+    const LayerWeights& w = weights_.layers[layer];
+    if (block == Block::Attention) {
+        const FfnWeights& ffn = w.moe ? w.moe->shared : w.ffn;
+        if (ffn.up) backend_.prefetch(*ffn.up, ffn.gate.get());
+        return;
+    }
+    const bool isLast = layer + 1 == weights_.layers.size();
+    const Matrix* next = isLast ? weights_.head.get() : weights_.layers[layer + 1].qkv.get();
+    if (next) backend_.prefetch(*next);
 }
 
 size_t Decoder::kvBytesPerPosition(const Architecture& arch, const AttentionShape& shape, DType kvType) {

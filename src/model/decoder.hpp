@@ -38,6 +38,10 @@ class Decoder {
     /// True if gatherLogits() costs next to nothing, so that there is no point in looking for the best ones.
     bool logitsAreNear() const { return plan_.nRanks() == 1 && backend_.isHost(); }
 
+    /// True if batches may go in halves. False where tokens see later ones or have two positions (the original GLM),
+    /// and where sums do not travel while this rank computes.
+    bool canHalve() const { return comm_.sumsTravel() && !arch_.prefixMask && arch_.ropeParts == 1; }
+
     const DecoderLimits& limits() const { return limits_; }
     size_t kvBytes() const { return kvBytes_; }
 
@@ -47,11 +51,30 @@ class Decoder {
     static size_t bufferBytes(const Architecture& arch, const RankShare& share, const DecoderLimits& limits);
 
   private:
-    void attentionBlock(const StepInputs& step, const LayerWeights& w, KvLayer& kv);
-    void feedForwardBlock(const StepInputs& step, const LayerWeights& w, const Norm* nextNorm,
-                          const Matrix* nextMatrix);
-    void prefetchFfn(const LayerWeights& w);
-    void denseFfn(const StepInputs& step, const FfnWeights& w, Activations& hidden, bool accumulate);
+    /// Buffers of a step; (rows, cols) with rows up to maxTokens.
+    struct Buffers {
+        Activations x;        // (nTokens, dim)        the residual
+        Activations normed;   // (nTokens, dim)        what a block reads
+        Activations qkv;      // (nTokens, q | k | v)
+        Activations context;  // (nTokens, heads * headDim)
+        Activations hidden;   // (nTokens, ffn)        inside the dense FFN
+        Activations shared;   // (nTokens, shared)     inside the shared experts
+        Activations y;        // (nTokens, dim)        a block's output, this rank's part and then the sum
+        Routing routing;      // (nTokens, topK)
+    };
+    enum class Block { Attention, FeedForward };
+
+    /// normed = the last norm behind all layers of x = the embedding rows.
+    void runLayers(const StepInputs& step);
+    /// The same, half of the tokens after the other: while one half's sum is on its way, the other half is computed.
+    void runLayersInHalves(const StepInputs& step);
+    Buffers rowsFrom(int first);
+    /// y = this rank's part of attention(normed) or ffn(normed).
+    void compute(const StepInputs& step, size_t layer, Block block, Buffers& b);
+    /// x += y; normed = what comes next reads.
+    void addSum(const StepInputs& step, size_t layer, Block block, Buffers& b);
+    /// Names what is read behind the block whichever experts are chosen.
+    void prefetchBehind(size_t layer, Block block);
     void gather(const Activations& from, std::span<const int> colsOfRank, std::vector<float>& all);
 
     const Architecture& arch_;
@@ -68,15 +91,7 @@ class Decoder {
     size_t kvBytes_ = 0;
     std::vector<int> vocabularySizes_;  // of each rank's slice
 
-    // Buffers of a step; (rows, cols) with rows up to maxTokens.
-    Activations x_;        // (nTokens, dim)        the residual
-    Activations normed_;   // (nTokens, dim)        what a block reads
-    Activations qkv_;      // (nTokens, q | k | v)
-    Activations context_;  // (nTokens, heads * headDim)
-    Activations hidden_;   // (nTokens, ffn)        inside the dense FFN
-    Activations shared_;   // (nTokens, shared)     inside the shared experts
-    Activations y_;        // (nTokens, dim)        a block's output, this rank's part and then the sum
-    Routing routing_;      // (nTokens, topK)
+    Buffers buffers_;
     Activations last_;     // (nOutputs, dim)
     Activations logits_;   // (nOutputs, vocabulary slice)
     Activations best_[2];  // (nOutputs, bestLogitsCols(1) or bestLogitsCols(kMaxBestLogits))

@@ -11,7 +11,8 @@ namespace dllama {
 namespace {
 
 struct Counts {
-    int32_t nTokens = 0, nSequences = 0, maxBlocks = 0, nOutputs = 0, nRope = 0, embeddingBytes = 0, nBest = 0;
+    int32_t nTokens = 0, nSequences = 0, maxBlocks = 0, nOutputs = 0, nRope = 0, embeddingBytes = 0, nBest = 0,
+            inHalves = 0;
 };
 
 template <typename T>
@@ -47,7 +48,8 @@ void encodeBatch(const Batch& batch, std::vector<std::byte>& out) {
                         batch.nOutputs(),
                         static_cast<int32_t>(batch.ropePositions.size()),
                         static_cast<int32_t>(batch.embeddings.size()),
-                        batch.nBest};
+                        batch.nBest,
+                        batch.inHalves ? 1 : 0};
     const auto head = std::as_bytes(std::span(&counts, 1));
     out.assign(head.begin(), head.end());
     append(out, batch.embeddings);
@@ -69,7 +71,8 @@ void decodeBatch(std::span<const std::byte> bytes, const BatchLimits& limits, co
                            c.nSequences <= c.nTokens && c.maxBlocks >= 0 && c.maxBlocks <= limits.nKvBlocks &&
                            c.nOutputs >= 0 && c.nOutputs <= std::min(limits.maxOutputs, c.nTokens) &&
                            c.nRope == c.nTokens * limits.ropeParts &&
-                           (c.nBest == 0 || c.nBest == 1 || c.nBest == kMaxBestLogits);
+                           (c.nBest == 0 || c.nBest == 1 || c.nBest == kMaxBestLogits) &&
+                           (c.inHalves == 0 || (c.inHalves == 1 && c.nTokens > 1));
     if (!countsFit || static_cast<size_t>(c.embeddingBytes) !=
                           storedBytes(limits.embeddingType, static_cast<int64_t>(c.nTokens) * limits.dim))
         throw ProtocolError("{}: a batch of {} tokens, {} sequences, {} blocks and {} outputs is beyond the limits",
@@ -92,6 +95,7 @@ void decodeBatch(std::span<const std::byte> bytes, const BatchLimits& limits, co
     take(bytes, tables, batch.blockTables);
     take(bytes, c.nOutputs, batch.outputRows);
     batch.nBest = c.nBest;
+    batch.inHalves = c.inHalves == 1;
     take(bytes, temperatures, batch.outputTemperatures);
 
     const int positions = std::min(limits.maxPositions, c.maxBlocks * kKvBlockPositions);

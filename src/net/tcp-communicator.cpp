@@ -26,36 +26,90 @@ TcpCommunicator::TcpCommunicator(const Options& options, std::vector<Connection*
     DLLAMA_CHECK(options.rank >= 0 && options.rank < nRanks() && peers_[options.rank] == nullptr);
 }
 
+TcpCommunicator::~TcpCommunicator() {
+    const std::lock_guard lock(sumMutex_);
+    if (travelling_ != Travelling::Asked) return;
+    for (Connection* peer : peers_)
+        if (peer != nullptr) peer->shutdown();
+}
+
 void TcpCommunicator::allReduceSum(const StepInputs& step, Activations& x) {
     if (nRanks() == 1) return;
-    const size_t n = static_cast<size_t>(step.nTokens) * x.cols;
-    values_.resize(n);
+    values_.resize(static_cast<size_t>(step.nTokens) * x.cols);
     backend_.download(x, step.nTokens, values_.data());
     const PrefetchEnd end{backend_};
     const Deadline begin = Clock::now();
-    if (oneShotIsFaster(cost_, nRanks(), wireBytes(options_.wire, n)))
-        reduceOneShot(values_.data(), n);
-    else
-        reduceScatterGather(values_.data(), n);
+    reduce(prefetch_);
     countCollective(begin);
     backend_.uploadActivations(values_.data(), step.nTokens, x);
 }
 
-void TcpCommunicator::reduceOneShot(float* values, size_t n) {
+void TcpCommunicator::beginSum(const StepInputs& step, Activations& x) {
+    DLLAMA_CHECK(sumsTravel() && travelling_ == Travelling::Nothing);
+    values_.resize(static_cast<size_t>(step.nTokens) * x.cols);
+    backend_.download(x, step.nTokens, values_.data());
+    if (!sumThread_.joinable())
+        sumThread_ = std::jthread([this](const std::stop_token& closing) { serveSums(closing); });
+    {
+        const std::lock_guard lock(sumMutex_);
+        travelling_ = Travelling::Asked;
+    }
+    sumChanged_.notify_all();
+}
+
+void TcpCommunicator::endSum(const StepInputs& step, Activations& x) {
+    const Deadline begin = Clock::now();
+    {
+        std::unique_lock lock(sumMutex_);
+        DLLAMA_CHECK(travelling_ != Travelling::Nothing);
+        sumChanged_.wait(lock, [&] { return travelling_ == Travelling::Done; });
+        travelling_ = Travelling::Nothing;
+        if (sumError_) std::rethrow_exception(std::exchange(sumError_, nullptr));
+    }
+    countCollective(begin);
+    backend_.uploadActivations(values_.data(), step.nTokens, x);
+}
+
+void TcpCommunicator::serveSums(const std::stop_token& closing) {
+    std::unique_lock lock(sumMutex_);
+    while (sumChanged_.wait(lock, closing, [&] { return travelling_ == Travelling::Asked; })) {
+        lock.unlock();
+        std::exception_ptr error;
+        try {
+            reduce({});
+        } catch (...) {
+            error = std::current_exception();
+        }
+        lock.lock();
+        sumError_ = error;
+        travelling_ = Travelling::Done;
+        sumChanged_.notify_all();
+    }
+}
+
+void TcpCommunicator::reduce(const std::function<bool()>& idle) {
+    const size_t n = values_.size();
+    if (oneShotIsFaster(cost_, nRanks(), wireBytes(options_.wire, n)))
+        reduceOneShot(values_.data(), n, idle);
+    else
+        reduceScatterGather(values_.data(), n, idle);
+}
+
+void TcpCommunicator::reduceOneShot(float* values, size_t n, const std::function<bool()>& idle) {
     const size_t bytes = wireBytes(options_.wire, n);
     const std::span<std::byte> mine = outFrame(rank(), FrameType::Part, bytes);
     encodeWire(options_.wire, values, n, mine.data() + kFrameHeaderBytes);
     for (int r = 0; r < nRanks(); r++)
         if (r != rank()) inFrame(r, bytes);
     meet(
-        FrameType::Part, [&](int) { return mine; }, prefetch_);
+        FrameType::Part, [&](int) { return mine; }, idle);
 
     std::fill_n(values, n, 0.0f);
     for (int r = 0; r < nRanks(); r++)
         addWire(options_.wire, (r == rank() ? out_[r] : in_[r]).data() + kFrameHeaderBytes, n, values);
 }
 
-void TcpCommunicator::reduceScatterGather(float* values, size_t n) {
+void TcpCommunicator::reduceScatterGather(float* values, size_t n, const std::function<bool()>& idle) {
     const Part own = partOf(rank(), n);
     // Each rank's part of the vector goes to that rank, which adds it up ...
     for (int r = 0; r < nRanks(); r++) {
@@ -65,7 +119,7 @@ void TcpCommunicator::reduceScatterGather(float* values, size_t n) {
         if (r != rank()) inFrame(r, wireBytes(options_.wire, own.size()));
     }
     meet(
-        FrameType::Part, [&](int r) { return std::span<std::byte>(out_[r]); }, prefetch_);
+        FrameType::Part, [&](int r) { return std::span<std::byte>(out_[r]); }, idle);
     std::fill_n(values + own.begin, own.size(), 0.0f);
     for (int r = 0; r < nRanks(); r++)
         addWire(options_.wire, (r == rank() ? out_[r] : in_[r]).data() + kFrameHeaderBytes, own.size(),
@@ -77,7 +131,7 @@ void TcpCommunicator::reduceScatterGather(float* values, size_t n) {
     for (int r = 0; r < nRanks(); r++)
         if (r != rank()) inFrame(r, wireBytes(options_.wire, partOf(r, n).size()));
     meet(
-        FrameType::Part, [&](int) { return sum; }, prefetch_);
+        FrameType::Part, [&](int) { return sum; }, idle);
     std::fill_n(values, n, 0.0f);
     for (int r = 0; r < nRanks(); r++) {
         const Part part = partOf(r, n);

@@ -1,7 +1,11 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
+#include <exception>
 #include <mutex>
+#include <stop_token>
+#include <thread>
 #include <vector>
 
 #include "backend/backend.hpp"
@@ -39,10 +43,15 @@ class TcpCommunicator final : public Communicator {
 
     /// `peers` has a connection for each rank but this one (null). They and the backend must outlive this.
     TcpCommunicator(const Options& options, std::vector<Connection*> peers, Backend& backend);
+    /// If a sum is still on its way, the connections are shut down.
+    ~TcpCommunicator() override;
 
     int rank() const override { return options_.rank; }
     int nRanks() const override { return static_cast<int>(peers_.size()); }
     void allReduceSum(const StepInputs& step, Activations& x) override;
+    bool sumsTravel() const override { return nRanks() > 1 && backend_.isHost(); }
+    void beginSum(const StepInputs& step, Activations& x) override;
+    void endSum(const StepInputs& step, Activations& x) override;
     void gatherRows(std::span<const float> mine, int nRows, std::span<const int> colsOfRank, float* all) override;
 
     /// Measures the line; all ranks must call it together. What rank 0 measured holds for all.
@@ -50,8 +59,8 @@ class TcpCommunicator final : public Communicator {
     void setLineCost(const LineCost& cost) { cost_ = cost; }
 
     /// Sums n values over the ranks by the given way.
-    void reduceOneShot(float* values, size_t n);
-    void reduceScatterGather(float* values, size_t n);
+    void reduceOneShot(float* values, size_t n, const std::function<bool()>& idle = {});
+    void reduceScatterGather(float* values, size_t n, const std::function<bool()>& idle = {});
     /// True if one exchange of whole vectors of `bytes` is expected to be faster than two exchanges of slices.
     static bool oneShotIsFaster(const LineCost& cost, int nRanks, size_t bytes);
 
@@ -68,6 +77,9 @@ class TcpCommunicator final : public Communicator {
         size_t size() const { return end - begin; }
     };
     Part partOf(int rank, size_t n) const;
+    /// values_ become their sum. `idle` as exchangeFrames().
+    void reduce(const std::function<bool()>& idle);
+    void serveSums(const std::stop_token& closing);
     std::span<std::byte> outFrame(int slot, FrameType type, size_t payload);
     std::span<std::byte> inFrame(int rank, size_t payload);
     /// One frame to and from each peer; `out` gives the frame for a rank.
@@ -94,6 +106,14 @@ class TcpCommunicator final : public Communicator {
     uint64_t nCollectives_ = 0;
     double seconds_ = 0.0;
     std::vector<float> latestUs_;  // a ring
+
+    // The sum on its way: its thread has values_, the frames and the connections until it is done.
+    enum class Travelling { Nothing, Asked, Done };
+    std::mutex sumMutex_;
+    std::condition_variable_any sumChanged_;
+    Travelling travelling_ = Travelling::Nothing;
+    std::exception_ptr sumError_;
+    std::jthread sumThread_;  // started by the first such sum
 };
 
 }  // namespace dllama

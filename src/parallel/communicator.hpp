@@ -18,6 +18,12 @@ class Communicator {
     /// x = the sum over all ranks of the first nTokens rows of x. All ranks hold the same bits.
     virtual void allReduceSum(const StepInputs& step, Activations& x) = 0;
 
+    /// The same in two calls, so that a rank can compute while the sum is on its way. Between them x belongs to the
+    /// sum, and no other call is made. Only worth it where sumsTravel() says so.
+    virtual bool sumsTravel() const { return false; }
+    virtual void beginSum(const StepInputs& step, Activations& x) { allReduceSum(step, x); }
+    virtual void endSum(const StepInputs& /*step*/, Activations& /*x*/) {}
+
     /// Rank r contributes `mine`, nRows rows of colsOfRank[r] values; rank 0 receives them side by side in
     /// `all` (nRows, sum of colsOfRank). `all` is ignored on other ranks.
     virtual void gatherRows(std::span<const float> mine, int nRows, std::span<const int> colsOfRank, float* all) = 0;

@@ -196,6 +196,40 @@ TEST_F(DemoModel, SamePerplexityWithQ80) {
     EXPECT_NEAR(sum / alone, 1.0, kPerplexityTolerance);
 }
 
+/// Prompts of 32 tokens and more go in halves, each computed while the other's sums are on their way: the same bits as
+/// in pieces that are too small for it.
+TEST(ClusterEquality, PromptsInHalves) {
+    Workers workers;
+    for (const std::string model : {"glm4-dense", "glm4moe-16x2", "llama", "qwen3moe"}) {
+        const GoldenCase golden(DLLAMA_TEST_DATA "/golden/" + model);
+        const std::string path = std::string(DLLAMA_GOLDEN_MODELS) + "/" + model + "-f32.m";
+        std::vector<int> prompt;
+        while (prompt.size() < 150) {
+            const std::vector<int>& next = golden.prompts[prompt.size() % golden.prompts.size()].prompt;
+            prompt.insert(prompt.end(), next.begin(), next.end());
+        }
+        prompt.resize(150);
+        for (const int nRanks : {2, 3}) {
+            std::vector<std::vector<float>> logits;
+            std::vector<uint64_t> nSums;
+            for (const auto& [tokens, halves] : {std::pair{16, true}, {33, true}, {100, true}, {100, false}}) {
+                ClusterOptions options = workers.options(nRanks, Wire::F32);
+                options.halves = halves;
+                RootUnderTest root(path, std::move(options),
+                                   {.maxTokens = tokens, .maxOutputs = tokens, .maxPositions = 256});
+                logits.push_back(root.logits(prompt));
+                const auto statistics = root.forward->nodeStatistics();
+                ASSERT_TRUE(statistics[0]);
+                nSums.push_back(statistics[0]->sync.nCollectives);
+            }
+            EXPECT_GE(nSums[2], nSums[3] + 8) << "nothing went in halves";
+            EXPECT_EQ(logits[3], logits[2]) << model << ", " << nRanks << " ranks, whole";
+            EXPECT_EQ(logits[1], logits[0]) << model << ", " << nRanks << " ranks, pieces of 33";
+            EXPECT_EQ(logits[2], logits[0]) << model << ", " << nRanks << " ranks, pieces of 100";
+        }
+    }
+}
+
 }  // namespace
 
 }  // namespace dllama::test

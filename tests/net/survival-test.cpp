@@ -289,6 +289,31 @@ TEST_F(Survival, RandomFaults) {
     }
 }
 
+/// A batch of so many tokens goes in halves, whose sums travel beside the computing: one of them is lost with its rank.
+TEST_F(Survival, FaultsInPromptsOfTwoHalves) {
+    const DecoderLimits limits{.maxTokens = 128, .maxOutputs = 4};
+    const std::vector<int> longPrompt = somePrompt(config, 240);
+    const std::vector<int> alone = RootUnderTest(path, {}, limits).greedy(longPrompt, 4);
+    WorkerProcess a(kSecret), b(kSecret);
+    connectTo({&a, &b});
+    options.halves = true;
+    RootUnderTest root(path, options, limits);
+    EXPECT_EQ(root.greedy(longPrompt, 4), alone);
+    const unsigned seed = std::random_device{}();
+    std::printf("seed %u\n", seed);
+    std::mt19937 random(seed);
+    for (int round = 0; round < 6; round++) {
+        std::thread fault([&, pause = std::chrono::microseconds(random() % 20'000)] {
+            std::this_thread::sleep_for(pause);
+            a.process().kill();
+            a.start();
+        });
+        const std::vector<int> tokens = root.greedy(longPrompt, 4);
+        fault.join();
+        ASSERT_EQ(tokens, alone) << "round " << round << "\n" << root.lines.all();
+    }
+}
+
 TEST_F(Survival, RecoveriesLeaveNothingBehind) {
     WorkerProcess a(kSecret), b(kSecret);
     connectTo({&a, &b});
