@@ -337,13 +337,13 @@ void ClusterForward::loadOwn() {
 }
 
 void ClusterForward::forward(const Batch& batch, std::vector<float>& best) {
-    if (!isWorthHalving(batch)) return forwardWhole(batch, best);
+    if (!isWorthHalving(batch)) return runBatch(batch, best);
     Batch halved = batch;
     halved.inHalves = true;
-    forwardWhole(halved, best);
+    runBatch(halved, best);
 }
 
-void ClusterForward::forwardWhole(const Batch& batch, std::vector<float>& best) {
+void ClusterForward::runBatch(const Batch& batch, std::vector<float>& best) {
     runStep([&] {
         encodeBatch(batch, encoded_);
         sendToAll(FrameType::Batch, encoded_);
@@ -367,10 +367,9 @@ double ClusterForward::expectedMeetingShare() const {
         if (decl.isWeight && decl.layer >= 0)
             products += share * static_cast<double>(decl.rows) * static_cast<double>(decl.cols);
     }
-    const double nRanks = plan_.nRanks();
-    const double computeUs = products / nRanks / (kProductsPerUs * pool_.nThreads());
-    const double bytes = static_cast<double>(wireBytes(options_.wire, c.hiddenSize));
-    const double sumUs = std::min(1.0, 2.0 / nRanks) * (nRanks - 1.0) * bytes / cost_.bytesPerUs;
+    const double computeUs = products / plan_.nRanks() / (kProductsPerUs * pool_.nThreads());
+    const size_t bytes = wireBytes(options_.wire, static_cast<size_t>(limits_.maxTokens) * c.hiddenSize);
+    const double sumUs = TcpCommunicator::sumUs(cost_, plan_.nRanks(), bytes) / limits_.maxTokens;
     const double meetingUs = 2.0 * c.nLayers * sumUs;
     return meetingUs / (meetingUs + computeUs);
 }

@@ -89,7 +89,7 @@ class ClusterForward final : public ForwardPass {
     void teardown();
     bool isWorthHalving(const Batch& batch);
     double expectedMeetingShare() const;
-    void forwardWhole(const Batch& batch, std::vector<float>& best);
+    void runBatch(const Batch& batch, std::vector<float>& best);
     void sendToAll(FrameType type, std::span<const std::byte> payload);
     void runStep(const std::function<void()>& body);
     void noteLost(int node, const std::string& reason);

@@ -19,6 +19,13 @@ constexpr size_t kLatest = 4096;
 constexpr size_t kSmallProbe = 128, kLargeProbes = 65536;
 constexpr int kSmallTimes = 50, kLargeTimes = 5;
 
+double oneShotUs(const LineCost& cost, int nRanks, size_t bytes) {
+    return cost.latencyUs + (nRanks - 1.0) * static_cast<double>(bytes) / cost.bytesPerUs;
+}
+double twoStepsUs(const LineCost& cost, int nRanks, size_t bytes) {
+    return 2.0 * (cost.latencyUs + (nRanks - 1.0) * static_cast<double>(bytes) / nRanks / cost.bytesPerUs);
+}
+
 }  // namespace
 
 TcpCommunicator::TcpCommunicator(const Options& options, std::vector<Connection*> peers, Backend& backend)
@@ -201,10 +208,11 @@ LineCost TcpCommunicator::measureLine() {
 }
 
 bool TcpCommunicator::oneShotIsFaster(const LineCost& cost, int nRanks, size_t bytes) {
-    const double peers = nRanks - 1.0;
-    const double oneShot = cost.latencyUs + peers * static_cast<double>(bytes) / cost.bytesPerUs;
-    const double twoSteps = 2.0 * (cost.latencyUs + peers * static_cast<double>(bytes) / nRanks / cost.bytesPerUs);
-    return oneShot <= twoSteps;
+    return oneShotUs(cost, nRanks, bytes) <= twoStepsUs(cost, nRanks, bytes);
+}
+
+double TcpCommunicator::sumUs(const LineCost& cost, int nRanks, size_t bytes) {
+    return std::min(oneShotUs(cost, nRanks, bytes), twoStepsUs(cost, nRanks, bytes));
 }
 
 SyncStatistics TcpCommunicator::statistics() const {

@@ -63,6 +63,8 @@ class TcpCommunicator final : public Communicator {
     void reduceScatterGather(float* values, size_t n, const std::function<bool()>& idle = {});
     /// True if one exchange of whole vectors of `bytes` is expected to be faster than two exchanges of slices.
     static bool oneShotIsFaster(const LineCost& cost, int nRanks, size_t bytes);
+    /// Microseconds that the faster of the two is expected to take.
+    static double sumUs(const LineCost& cost, int nRanks, size_t bytes);
 
     /// Any thread.
     SyncStatistics statistics() const;
