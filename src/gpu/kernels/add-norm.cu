@@ -1,17 +1,17 @@
 #include "gpu/kernels/lane-sum.cuh"
 
-/// Residual addition, norm and quantisation in one kernel. Grid: a block of 1024 threads per row. Shared memory: the
+/// Residual addition, norm and quantisation in one kernel. Grid: a block of 512 threads per row. Shared memory: the
 /// rows of x and y, sums of pieces, and the norms' weights where there is room, brought there while the predecessor
 /// still runs. A thread has the same pieces of all of them (four values, or one where the columns are no multiple of
 /// four), so that only the sums need other threads' values. With one row its time is latency: two sums in a fixed
-/// order, and fetching its own instructions, so that the code is kept small.
+/// order, and fetching its own instructions: the code is kept small, and run once before it counts.
 ///
 /// This file is compiled without fused multiply-add: the bits must be those of src/cpu/norms.cpp.
 namespace dllama::gpu {
 
 namespace {
 
-constexpr int kThreads = 1024;
+constexpr int kThreads = 512, kFewRows = 32;
 
 struct Normalizer {
     float shift, scale;
@@ -82,51 +82,65 @@ __global__ void __launch_bounds__(kThreads) addNorm(AddNormParams p) {
     NormPieces<kLayer> next{}, post{};
     if (p.hasNext) next = stage(p.next);
     if constexpr (kPost) post = stage(p.post);
-    waitForPredecessor();
-
     const int64_t begin = int64_t{blockIdx.x} * cols;
     const float* base = (p.scaledBase ? p.scaledBase : p.x) + begin;
     const float alpha = p.scaledBase ? p.alpha : 1.0f;
-    eachPiece<kThreads, kWidth>(cols, [&](int i) {
-        if (p.y) copyAsync<kBytes>(y + i, p.y + begin + i);
-        copyAsync<kBytes>(x + i, base + i);
-    });
-    commitCopies();
-    waitCopies<0>();
-
     const auto normalizer = [&](const float* row, float eps) {
         __syncthreads();
         return normalizerOf<kLayer>(row, cols, eps, sums);
     };
-    Normalizer byPost{};
-    if constexpr (kPost) byPost = normalizer(y, p.post.eps);
-    eachPiece<kThreads, kWidth>(cols, [&](int i) {
-        Piece<kWidth> sum = pieceAt<kWidth>(x + i), weight{}, bias{};
-        if constexpr (kPost) post.load(i, weight, bias);
-#pragma unroll
-        for (int j = 0; j < kWidth; j++) {
-            // Times 1 changes no bit.
-            sum.v[j] *= alpha;
-            if (p.y) sum.v[j] += kPost ? normalized<kLayer>(y[i + j], byPost, weight.v[j], bias.v[j]) : y[i + j];
+    // Twice for few rows. The first pass, while the predecessor runs, works on whatever is in shared memory and leaves
+    // its results there (the quantised ones from y on): what it does is to fetch the instructions.
+#pragma unroll 1
+    for (int pass = gridDim.x <= kFewRows ? 0 : 1; pass < 2; pass++) {
+        const bool counts = pass == 1;
+        float* toX = counts ? p.x + begin : x;
+        float* toOut = counts ? p.out.f32 + begin : x;
+        QuantRows toQuants = p.out.q;
+        if (counts) {
+            waitForPredecessor();
+            eachPiece<kThreads, kWidth>(cols, [&](int i) {
+                if (p.y) copyAsync<kBytes>(y + i, p.y + begin + i);
+                copyAsync<kBytes>(x + i, base + i);
+            });
+        } else if (toQuants.values) {
+            toQuants.values = reinterpret_cast<int8_t*>(y) - int64_t{blockIdx.x} * toQuants.groups * kGroup;
+            toQuants.scales = y + toQuants.groups * kGroup / 4 - int64_t{blockIdx.x} * toQuants.groups * 4;
         }
-        pieceAt<kWidth>(x + i) = sum;
-        pieceAt<kWidth>(p.x + begin + i) = sum;
-    });
-    if (!p.hasNext) return;
-    const Normalizer byNext = normalizer(x, p.next.eps);
-    // To whole groups, so that the lanes that share a block of 32 all take part.
-    eachPiece<kThreads, kWidth>((cols + kGroup - 1) / kGroup * kGroup, [&](int i) {
-        Piece<kWidth> value{}, weight{}, bias{};
-        if (i < cols) {
-            value = pieceAt<kWidth>(x + i);
-            next.load(i, weight, bias);
+        commitCopies();
+        waitCopies<0>();
+
+        Normalizer byPost{};
+        if constexpr (kPost) byPost = normalizer(y, p.post.eps);
+        eachPiece<kThreads, kWidth>(cols, [&](int i) {
+            Piece<kWidth> sum = pieceAt<kWidth>(x + i), weight{}, bias{};
+            if constexpr (kPost) post.load(i, weight, bias);
 #pragma unroll
-            for (int j = 0; j < kWidth; j++)
-                value.v[j] = normalized<kLayer>(value.v[j], byNext, weight.v[j], bias.v[j]);
-            pieceAt<kWidth>(p.out.f32 + begin + i) = value;
-        }
-        if (p.out.q.values) quantizePieces(p.out.q, blockIdx.x, i, value.v);
-    });
+            for (int j = 0; j < kWidth; j++) {
+                // Times 1 changes no bit.
+                sum.v[j] *= alpha;
+                if (p.y) sum.v[j] += kPost ? normalized<kLayer>(y[i + j], byPost, weight.v[j], bias.v[j]) : y[i + j];
+            }
+            pieceAt<kWidth>(x + i) = sum;
+            pieceAt<kWidth>(toX + i) = sum;
+        });
+        if (!p.hasNext) continue;
+        const Normalizer byNext = normalizer(x, p.next.eps);
+        // To whole groups, so that the lanes that share a block of 32 all take part.
+        eachPiece<kThreads, kWidth>((cols + kGroup - 1) / kGroup * kGroup, [&](int i) {
+            Piece<kWidth> value{}, weight{}, bias{};
+            if (i < cols) {
+                value = pieceAt<kWidth>(x + i);
+                next.load(i, weight, bias);
+#pragma unroll
+                for (int j = 0; j < kWidth; j++)
+                    value.v[j] = normalized<kLayer>(value.v[j], byNext, weight.v[j], bias.v[j]);
+                pieceAt<kWidth>(toOut + i) = value;
+            }
+            if (toQuants.values) quantizePieces(toQuants, blockIdx.x, i, value.v);
+        });
+        __syncthreads();  // the second pass finds nobody in the first
+    }
 }
 
 template <bool kLayer, bool kPost>
