@@ -165,6 +165,8 @@ std::unique_ptr<CudaMatrix> WeightLoader::matrix(const TensorSource& source, con
 
 std::unique_ptr<CudaExperts> WeightLoader::experts(const TensorSource& source, const std::vector<ExpertSpec>& specs) {
     check(cudaSetDevice(gpuIndex_), "cudaSetDevice");
+    if (specs.size() > kMaxExperts)
+        throw ConfigError("{} experts in a layer; the GPU's kernels take up to {}", specs.size(), kMaxExperts);
     auto set = std::make_unique<CudaExperts>();
     ExpertWeights& w = set->weights;
     set->nExperts = w.nExperts = static_cast<int>(specs.size());

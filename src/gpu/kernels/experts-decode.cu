@@ -3,11 +3,13 @@
 
 /// Routed experts of a few tokens, straight from where the router left their numbers, and a shared one beside them.
 ///
-/// expertsUp: grid (outputs / 32) of the shared expert for each token, then of each token's experts, 8 warps; a block
-/// makes 32 hidden values of one expert and quantises them. The shared expert's blocks come first and do not wait for
-/// the router. Shared memory: the token's quantised activations. expertsDown: grid (outputs / 8, tokens), 4 warps of
-/// two outputs each; a warp runs over all experts of its token, the lanes' groups of 128 columns following each other
-/// across experts, so that no lane idles at an expert's end. Shared memory: the chosen experts' places and weights.
+/// expertsUp: grid (outputs / 32) of the shared expert for each token, then of each token's experts; a block makes 32
+/// hidden values of one expert and quantises them. 8 warps, three blocks a multiprocessor; where there are fewer blocks
+/// than for two a multiprocessor (a part of the experts, of several GPUs), 16, so that as many loads are under way. The
+/// shared expert's blocks come first and do not wait for the router. Shared memory: the token's quantised activations.
+/// expertsDown: grid (outputs / 8, tokens), 4 warps of two outputs each; a warp runs over all experts of its token, the
+/// lanes' groups of 128 columns following each other across experts, so that no lane idles at an expert's end. Shared
+/// memory: the chosen experts' places and weights.
 namespace dllama::gpu {
 
 namespace {
@@ -28,49 +30,56 @@ __device__ inline const uint8_t* floatRow(const Weights& w, int row) {
     return w.data + int64_t{row} * w.groups * kGroup * kValueBytes<kType>;
 }
 
-constexpr int kUpWarps = 8;
+constexpr int kUpWarps = 8, kManyUpWarps = 16;
 
 /// Blocks of expertsUp for one expert.
 __host__ __device__ inline int upBlocks(int rows) {
     return (rows + 31) / 32;
 }
 
-template <DType kType>
-__global__ void __launch_bounds__(kUpWarps * 32, kIsFloat<kType> ? 1 : 3) expertsUp(ExpertsDecodeParams p) {
+template <int kWarps>
+inline constexpr int kBlocksOfUp = kWarps == kUpWarps ? 3 : 2;  // a multiprocessor's
+
+template <DType kType, int kWarps>
+__global__ void __launch_bounds__(kWarps * 32, kIsFloat<kType> ? 1 : kBlocksOfUp<kWarps>)
+    expertsUp(ExpertsDecodeParams p) {
     extern __shared__ __align__(16) int8_t activations[];  // values, then scales
     __shared__ float hidden[32];
     __shared__ Weights matrices[2];
+    __shared__ int slots[kMaxExperts];
     const int ofShared = upBlocks(p.shared.gate.rows) * p.nTokens, block = static_cast<int>(blockIdx.x);
     const bool isShared = block < ofShared;
-    // In this order: what expertsDown finds when it starts, the router has finished.
-    if (!isShared) waitForPredecessor();
-    letSuccessorStart();
+    if (!isShared && p.nTokens > kFewRouted) waitForPredecessor();
     const int perPair = upBlocks(isShared ? p.shared.gate.rows : p.w.gate.rows);
     const int index = isShared ? block : block - ofShared, pair = index / perPair, out0 = index % perPair * 32;
-    const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
+    const int tid = static_cast<int>(threadIdx.x), warp = tid / 32, lane = tid % 32;
     const int64_t token = isShared ? pair : pair / p.topK;
     const int groups = p.in.q.groups;
     auto* scales = reinterpret_cast<float*>(activations + groups * kGroup);
+    // The router of few tokens lets this kernel start when its input, which is also this one's, is there.
     if constexpr (!kIsFloat<kType>) {
         // Past L1, which may hold what was there before: not all blocks have waited.
         const auto* from = reinterpret_cast<const uint4*>(p.in.q.values + token * groups * kGroup);
         const auto* scalesFrom = reinterpret_cast<const float4*>(p.in.q.scales + token * groups * 4);
-        for (int i = static_cast<int>(threadIdx.x); i < groups * (kGroup / 16); i += kUpWarps * 32)
+        for (int i = tid; i < groups * (kGroup / 16); i += kWarps * 32)
             reinterpret_cast<uint4*>(activations)[i] = __ldcg(from + i);
-        for (int i = static_cast<int>(threadIdx.x); i < groups; i += kUpWarps * 32)
-            reinterpret_cast<float4*>(scales)[i] = __ldcg(scalesFrom + i);
+        for (int i = tid; i < groups; i += kWarps * 32) reinterpret_cast<float4*>(scales)[i] = __ldcg(scalesFrom + i);
     }
-    const int slot = isShared ? 0 : p.w.slots[p.experts[pair]];
+    if (!isShared) {
+        for (int e = tid; e < p.w.nExperts; e += kWarps * 32) slots[e] = p.w.slots[e];
+        __syncthreads();
+        waitForPredecessor();
+    }
+    // In this order: what expertsDown finds when it starts, the router has finished.
+    letSuccessorStart();
+    const int slot = isShared ? 0 : slots[__ldcg(&p.experts[pair])];
     if (slot < 0) return;
     // In shared memory, not in registers: these hold weights that are under way.
-    if (threadIdx.x < 2) {
-        const int which = static_cast<int>(threadIdx.x);
-        matrices[which] = !isShared ? expertMatrix(p.w, which, slot) : which == 0 ? p.shared.gate : p.shared.up;
-    }
+    if (tid < 2) matrices[tid] = !isShared ? expertMatrix(p.w, tid, slot) : tid == 0 ? p.shared.gate : p.shared.up;
     __syncthreads();
     const Weights &gate = matrices[0], &up = matrices[1];
 #pragma unroll 1
-    for (int i = warp; i < 32; i += kUpWarps) {
+    for (int i = warp; i < 32; i += kWarps) {
         const int row = min(out0 + i, gate.rows - 1);
         float sums[2];
         if constexpr (kIsFloat<kType>) {
@@ -82,7 +91,8 @@ __global__ void __launch_bounds__(kUpWarps * 32, kIsFloat<kType> ? 1 : 3) expert
             }
         } else {
             const WeightRow rows[2] = {weightRow<kType>(gate, row), weightRow<kType>(up, row)};
-            dotRows<kType, 2, kType == DType::Q40 ? 4 : 2>(rows, groups, activations, scales, sums, [] {});
+            constexpr int kDepth = (kType == DType::Q40 ? 4 : 2) * kUpWarps / kWarps;
+            dotRows<kType, 2, kDepth>(rows, groups, activations, scales, sums, [] {});
         }
         if (lane == 0) hidden[i] = out0 + i < gate.rows ? activate(Activation::Silu, sums[0]) * sums[1] : 0.0f;
     }
@@ -181,7 +191,11 @@ template <DType kType>
 void launchTyped(const ExpertsDecodeParams& p, const Stream& stream) {
     const int blocks = (upBlocks(p.shared.gate.rows) + upBlocks(p.w.gate.rows) * p.topK) * p.nTokens;
     const size_t bytes = kIsFloat<kType> ? 0 : p.in.q.groups * (kGroup + 4 * sizeof(float));
-    launch(stream, expertsUp<kType>, blocks, kUpWarps * 32, bytes, p);
+    constexpr int kMany = kIsFloat<kType> ? kUpWarps : kManyUpWarps;
+    if (blocks <= kBlocksOfUp<kMany> * stream.nSms)
+        launch(stream, expertsUp<kType, kMany>, blocks, kMany * 32, bytes, p);
+    else
+        launch(stream, expertsUp<kType, kUpWarps>, blocks, kUpWarps * 32, bytes, p);
     launch(stream, expertsDown<kType>, dim3(ceilDiv(p.w.down.rows, kDownWarps * 2), p.nTokens), kDownWarps * 32, 0, p);
 }
 

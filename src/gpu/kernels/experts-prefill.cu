@@ -6,7 +6,7 @@ namespace dllama::gpu {
 
 namespace {
 
-constexpr int kSortThreads = 1024, kMixThreads = 256, kMaxExperts = 512;
+constexpr int kSortThreads = 1024, kMixThreads = 256;
 
 __global__ void __launch_bounds__(kSortThreads) sortExperts(SortExpertsParams p) {
     __shared__ int counts[kMaxExperts], next[kMaxExperts];

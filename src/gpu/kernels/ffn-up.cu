@@ -1,8 +1,8 @@
 #include "gpu/kernels/bulk-copy.cuh"
 
 /// Gate, up, activation and quantisation of one token. Grid: outputs / 32, for a block makes one Q80 block of `out`;
-/// its warps take the 32 outputs in turn. Large matrices use 8 warps of 4 outputs, small ones 32 warps of one, so that
-/// a small grid still keeps enough loads under way.
+/// its warps take the 32 outputs in turn. Large matrices use 8 warps of 4 outputs, small ones 16 warps of two or 32 of
+/// one, so that a small grid still keeps enough loads under way.
 ///
 /// From 9.0 on, ffnUpStaged: the same grid, 8 warps; four rows of gate and four of up are a stretch that the copy
 /// engine brings, kStages of them under way. Four warps share the rows of gate, four those of up, and each takes a
@@ -12,7 +12,7 @@ namespace dllama::gpu {
 namespace {
 
 template <DType kType, int kWarps, int kDepth>
-__global__ void __launch_bounds__(kWarps * 32, kWarps == 8 ? 4 : 1) ffnUp(FfnUpParams p) {
+__global__ void __launch_bounds__(kWarps * 32, 32 / kWarps) ffnUp(FfnUpParams p) {
     __shared__ float hidden[32];
     letSuccessorStart();
     const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
@@ -91,8 +91,10 @@ void launchTyped(const FfnUpParams& p, const Stream& stream) {
     const int bytes = 2 * kStages * StagedRows<kType, kStretchRows>::bytes(p.gate.groups);
     if (stream.computeCapability >= 90 && p.gate.rows % 32 == 0 && bytes <= 110 * 1024 && grid >= 2 * stream.nSms)
         return launch(stream, ffnUpStaged<kType>, grid, kStagedWarps * 32, bytes, p);
-    if (grid < 2 * stream.nSms)
+    if (grid <= stream.nSms)
         launch(stream, ffnUp<kType, 32, 2>, grid, 32 * 32, 0, p);
+    else if (grid < 2 * stream.nSms)
+        launch(stream, ffnUp<kType, 16, 2>, grid, 16 * 32, 0, p);
     else
         launch(stream, ffnUp<kType, 8, 2>, grid, 8 * 32, 0, p);
 }

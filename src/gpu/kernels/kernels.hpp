@@ -44,6 +44,9 @@ struct Weights {
     int groups = 0;
 };
 
+/// Most routed experts of a layer.
+constexpr int kMaxExperts = 512;
+
 /// Equal matrices in one allocation, one per expert that this rank holds.
 struct ExpertWeights {
     Weights gate, up, down;  // of slot 0

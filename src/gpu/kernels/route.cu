@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "gpu/kernels/lane-sum.cuh"
 
 /// Chooses experts. This file is compiled without fused multiply-add: the bits must be those of src/cpu/norms.cpp.
@@ -34,13 +32,14 @@ __device__ inline float sigmoid(float x) {
 }
 
 /// One block of kThreads. scores: nExperts values in shared memory, sigmoids or logits to be overwritten by their
-/// softmax; choice: scratch, three times as much. Every expert counts those that come before it, so that all take their
+/// softmax, thread by thread (e = thread, thread + kThreads, ...); bias: what is added for the choice, or null; choice:
+/// scratch, three times as much as scores. Every expert counts those that come before it, so that all take their
 /// places at once.
 template <int kThreads>
-__device__ inline void chooseExperts(const RouteParams& p, int token, float* scores, float* choice) {
+__device__ inline void chooseExperts(const RouteParams& p, int token, const float* bias, float* scores, float* choice) {
     const int tid = static_cast<int>(threadIdx.x), n = p.nExperts;
-    __syncthreads();
     if (!p.sigmoid) {
+        __syncthreads();
         float largest = -INFINITY;
 #pragma unroll 1
         for (int e = 0; e < n; e++) largest = fmaxf(largest, scores[e]);
@@ -57,7 +56,7 @@ __device__ inline void chooseExperts(const RouteParams& p, int token, float* sco
     }
 #pragma unroll 1
     for (int e = tid; e < n; e += kThreads) {
-        const float value = scores[e] + (p.bias ? p.bias[e] : 0.0f);
+        const float value = scores[e] + (bias ? bias[e] : 0.0f);
         choice[e] = isnan(value) ? -INFINITY : value;  // no number: last, but in its place
     }
     __syncthreads();
@@ -121,9 +120,16 @@ __device__ inline void chooseExperts(const RouteParams& p, int token, float* sco
     }
 }
 
+/// Floats in routeFew's shared memory before the biases.
+__host__ __device__ inline int roomOfFew(const RouteParams& p) {
+    const int product = 2 * ((p.in.cols + 3) / 4 * 4) + pieceSums(p.in.cols), choice = 4 * p.nExperts;
+    return product > choice ? product : choice;
+}
+
 template <int kWidth>
 __global__ void __launch_bounds__(kThreads) routeFew(RouteParams p) {
-    extern __shared__ __align__(16) float shared[];  // weights and input (dim each); later scores and choice
+    // Weights and input (dim each), sums of pieces, biases; later scores and choice, and biases.
+    extern __shared__ __align__(16) float shared[];
     __shared__ bool last;
     const int expert = static_cast<int>(blockIdx.x), token = static_cast<int>(blockIdx.y);
     const int tid = static_cast<int>(threadIdx.x), dim = p.in.cols, pitch = (dim + 3) / 4 * 4;
@@ -131,6 +137,9 @@ __global__ void __launch_bounds__(kThreads) routeFew(RouteParams p) {
         eachPiece<kThreads, kWidth>(dim, [&](int i) { copyAsync<sizeof(float) * kWidth>(to + i, from + i); });
     };
     fetch(shared, p.weight + int64_t{expert} * dim);
+    float* bias = p.bias ? shared + roomOfFew(p) : nullptr;
+    if (bias)
+        for (int e = tid; e < p.nExperts; e += kThreads) copyAsync<sizeof(float)>(bias + e, p.bias + e);
     // In this order: whoever starts behind this kernel finds what this one found, and the shared expert, which does not
     // wait for the choice, runs beside it.
     waitForPredecessor();
@@ -159,7 +168,7 @@ __global__ void __launch_bounds__(kThreads) routeFew(RouteParams p) {
         const float logit = __ldcg(&p.logits[int64_t{token} * p.nExperts + e]);
         shared[e] = p.sigmoid ? sigmoid(logit) : logit;
     }
-    chooseExperts<kThreads>(p, token, shared, shared + p.nExperts);
+    chooseExperts<kThreads>(p, token, bias, shared, shared + p.nExperts);
 }
 
 constexpr int kTokens = 32, kExperts = 16, kStep = 64, kManyThreads = 512, kChooseThreads = 128;
@@ -228,15 +237,14 @@ __global__ void __launch_bounds__(kChooseThreads) chooseMany(RouteParams p) {
         const float logit = p.logits[int64_t{token} * p.nExperts + e];
         scores[e] = p.sigmoid ? sigmoid(logit) : logit;
     }
-    chooseExperts<kChooseThreads>(p, token, scores, scores + p.nExperts);
+    chooseExperts<kChooseThreads>(p, token, p.bias, scores, scores + p.nExperts);
 }
 
 }  // namespace
 
 void launchRoute(const RouteParams& p, const Stream& stream) {
     if (p.nTokens <= kFewRouted) {
-        const size_t shared =
-            sizeof(float) * std::max(2 * ceilDiv(p.in.cols, 4) * 4 + pieceSums(p.in.cols), 4 * p.nExperts);
+        const size_t shared = sizeof(float) * (roomOfFew(p) + p.nExperts);
         launch(stream, p.in.cols % 4 == 0 ? routeFew<4> : routeFew<1>, dim3(p.nExperts, p.nTokens), kThreads, shared,
                p);
         return;
