@@ -56,28 +56,29 @@ struct StagedRows {
         copyBulk(to, from.data, data, arrival);
         copyBulk(to + data, from.scales, kRows * w.groups * 8, arrival);
     }
+    /// Lane t's share of a group of one row.
+    __device__ static WeightChunk<kType> chunk(const uint8_t* staged, int groups, int row, int group, int t) {
+        const auto* at = reinterpret_cast<const uint4*>(staged + (row * groups + group) * kGroupBytes + t * 16);
+        WeightChunk<kType> w;
+        if constexpr (kType == DType::Q40) {
+            w.words = at[0];
+        } else {
+            w.first = at[0];
+            w.second = at[4];
+        }
+        w.scales = reinterpret_cast<const uint2*>(staged + kRows * groups * kGroupBytes)[row * groups + group];
+        return w;
+    }
     /// sums += the dot products with groups first, first + stride, ... of the activations.
     __device__ static void dot(const uint8_t* staged, int groups, int first, int stride, const QuantRows& in,
                                float (&sums)[kRows]) {
         const int lane = static_cast<int>(threadIdx.x % 32), t = lane % 4;
-        const auto* scales = reinterpret_cast<const uint2*>(staged + kRows * groups * kGroupBytes);
 #pragma unroll 2
         for (int group = first + lane / 4; group < groups; group += stride) {
             ActivationChunk a;
             a.load(in.values, in.scales, group, t);
 #pragma unroll
-            for (int r = 0; r < kRows; r++) {
-                const auto* at = reinterpret_cast<const uint4*>(staged + (r * groups + group) * kGroupBytes + t * 16);
-                WeightChunk<kType> w;
-                if constexpr (kType == DType::Q40) {
-                    w.words = at[0];
-                } else {
-                    w.first = at[0];
-                    w.second = at[4];
-                }
-                w.scales = scales[r * groups + group];
-                sums[r] += dotChunk(w, a);
-            }
+            for (int r = 0; r < kRows; r++) sums[r] += dotChunk(chunk(staged, groups, r, group, t), a);
         }
     }
 };
