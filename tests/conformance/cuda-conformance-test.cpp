@@ -107,5 +107,126 @@ TEST_P(CudaStep, RecordedStepsFollowTheirInputs) {
     EXPECT_LE(std::sqrt(error / size), 5e-3) << "seed " << seed_;
 }
 
+// Matrices of models' sizes: rows that fill the kernels' blocks, long ones, and more blocks than run at once.
+class CudaLarge : public Conformance {};
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(CudaLarge);
+INSTANTIATE_TEST_SUITE_P(Cuda, CudaLarge, testing::ValuesIn(cudaBackends()), backendLabel);
+
+TEST_P(CudaLarge, Linear) {
+    struct Case {
+        DType type;
+        int rows, cols, nTokens;
+    };
+    for (const Case& c : {Case{DType::Q40, 24008, 320, 1},
+                          {DType::Q40, 9000, 4096, 1},
+                          {DType::Q40, 600, 13696, 1},
+                          {DType::Q40, 77, 1024, 1},
+                          {DType::Q80, 9000, 2048, 1},
+                          {DType::Q40, 1040, 4096, 4},
+                          {DType::Q40, 264, 13696, 3},
+                          {DType::Q40, 136, 4096, 13},
+                          {DType::Q80, 512, 2048, 16},
+                          {DType::Q80, 120, 2048, 8}}) {
+        SCOPED_TRACE(std::string(dtypeName(c.type)) + " " + std::to_string(c.rows) + " x " + std::to_string(c.cols) +
+                     ", " + std::to_string(c.nTokens) + " tokens");
+        const TensorSlice weight = addTensor("w", c.type, c.rows, c.cols);
+        const TensorSlice bias = addTensor("b", DType::F32, 1, c.rows);
+        const std::vector<float> in = randoms(static_cast<size_t>(c.nTokens) * c.cols);
+        const std::vector<float> before = randoms(static_cast<size_t>(c.nTokens) * c.rows);
+        for (const bool accumulate : {false, true}) {
+            check(
+                [&](Backend& backend, int, int) {
+                    const Batch batch = plainBatch(c.nTokens);
+                    const StepInputs& step = backend.upload(batch);
+                    const auto matrix = loadMatrix(backend, source_, {weight}, {bias});
+                    const Activations x = upload(backend, c.nTokens, c.cols, in.data(), true);
+                    Activations out = accumulate ? upload(backend, c.nTokens, c.rows, before.data(), false)
+                                                 : poisoned(backend, c.nTokens, c.rows, false);
+                    backend.linear(step, x, *matrix, out, accumulate);
+                    return download(backend, out, c.nTokens);
+                },
+                c.nTokens);
+        }
+    }
+}
+
+TEST_P(CudaLarge, FfnUp) {
+    for (const DType type : {DType::Q40, DType::Q80}) {
+        for (const int cols : {320, 4096}) {
+            // As many blocks as two GPUs' shares have, and more than run at once.
+            const int rows = cols == 320 ? 32 * 700 : 32 * 214;
+            SCOPED_TRACE(std::string(dtypeName(type)) + ", " + std::to_string(cols) + " columns");
+            const TensorSlice gate = addTensor("gate", type, rows, cols, 0.1f),
+                              up = addTensor("up", type, rows, cols, 0.1f);
+            const TensorSlice bias = addTensor("bias", DType::F32, 1, rows);
+            const std::vector<float> in = randoms(cols, 0.3f);
+            check(
+                [&](Backend& backend, int, int) {
+                    const Batch batch = plainBatch(1);
+                    const StepInputs& step = backend.upload(batch);
+                    const auto gateMatrix = loadMatrix(backend, source_, {gate}, {bias});
+                    const auto upMatrix = loadMatrix(backend, source_, {up}, {bias});
+                    const Activations x = upload(backend, 1, cols, in.data(), true);
+                    Activations out = poisoned(backend, 1, rows, true);
+                    backend.ffnUp(step, x, gateMatrix.get(), *upMatrix, Activation::Silu, out);
+                    return download(backend, out, 1);
+                },
+                1);
+        }
+    }
+}
+
+TEST_P(CudaLarge, Mixture) {
+    struct Case {
+        DType type;
+        int dim, ffDim, sharedDim, topK, nTokens;
+    };
+    for (const Case& c : {Case{DType::Q40, 4096, 704, 704, 8, 1},
+                          {DType::Q40, 1024, 1408, 1408, 8, 2},
+                          {DType::Q40, 1024, 2048, 0, 12, 1},
+                          {DType::Q80, 512, 768, 1536, 4, 3},
+                          {DType::Q80, 256, 352, 0, 8, 16}}) {
+        const int nExperts = c.topK + 3;
+        SCOPED_TRACE(std::string(dtypeName(c.type)) + ", " + std::to_string(c.dim) + " to " + std::to_string(c.ffDim) +
+                     ", " + std::to_string(c.nTokens) + " tokens");
+        std::vector<ExpertSpec> specs(nExperts);
+        for (int e = 0; e < nExperts; e++) {
+            if (e == 5) continue;  // another rank's
+            const std::string name = std::to_string(e);
+            specs[e] = {{{addTensor("gate" + name, c.type, c.ffDim, c.dim, 0.05f)}, {}},
+                        {{addTensor("up" + name, c.type, c.ffDim, c.dim, 0.05f)}, {}},
+                        {{addTensor("down" + name, c.type, c.dim, c.ffDim)}, {}}};
+        }
+        const int sharedDim = std::max(32, c.sharedDim);
+        const TensorSlice gate = addTensor("gate", c.type, sharedDim, c.dim, 0.05f),
+                          up = addTensor("up", c.type, sharedDim, c.dim, 0.05f),
+                          down = addTensor("down", c.type, c.dim, sharedDim);
+        const std::vector<float> routerWeight = randoms(static_cast<size_t>(nExperts) * c.dim, 0.1f);
+        const std::vector<float> in = randoms(static_cast<size_t>(c.nTokens) * c.dim);
+        check(
+            [&](Backend& backend, int first, int count) {
+                const Batch batch = plainBatch(count);
+                const StepInputs& step = backend.upload(batch);
+                Router router;
+                router.nExperts = nExperts;
+                router.topK = c.topK;
+                router.weight = backend.uploadVector(routerWeight.data(), static_cast<int64_t>(nExperts) * c.dim);
+                Routing routing = backend.allocateRouting(count, c.topK);
+                const auto set = backend.loadExperts(source_, specs);
+                const auto gateMatrix = loadMatrix(backend, source_, {gate}),
+                           upMatrix = loadMatrix(backend, source_, {up}),
+                           downMatrix = loadMatrix(backend, source_, {down});
+                Mixture m{&router, set.get()};
+                if (c.sharedDim > 0) m.gate = gateMatrix.get(), m.up = upMatrix.get(), m.down = downMatrix.get();
+                const Activations x = upload(backend, count, c.dim, in.data() + first * c.dim, true);
+                Activations hidden = poisoned(backend, count, sharedDim, true);
+                Activations out = poisoned(backend, count, c.dim, false);
+                backend.mixture(step, x, m, hidden, routing, out);
+                return download(backend, out, count);
+            },
+            c.nTokens, 2e-2);
+    }
+}
+
 }  // namespace
 }  // namespace dllama

@@ -1,5 +1,6 @@
 #include "ops-conformance.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <cstdlib>
 #include <iostream>
@@ -57,12 +58,13 @@ void Conformance::expectClose(const std::vector<float>& expected, const std::vec
     ASSERT_EQ(expected.size(), got.size());
     double squares = 0.0;
     for (const float value : expected) squares += static_cast<double>(value) * value;
-    const double limit =
-        tolerance * GetParam().toleranceScale * std::sqrt(squares / static_cast<double>(expected.size()));
-    for (size_t i = 0; i < got.size(); i++)
-        ASSERT_LE(std::abs(static_cast<double>(got[i]) - expected[i]), limit)
+    const double rootMeanSquare = std::sqrt(squares / static_cast<double>(expected.size()));
+    for (size_t i = 0; i < got.size(); i++) {
+        const double size = std::max(rootMeanSquare, std::abs(static_cast<double>(expected[i])));
+        ASSERT_LE(std::abs(static_cast<double>(got[i]) - expected[i]), tolerance * GetParam().toleranceScale * size)
             << "value " << i << " of " << got.size() << ": " << got[i] << ", expected " << expected[i] << ", seed "
             << seed_;
+    }
 }
 
 void Conformance::expectSameBits(const std::vector<float>& a, const std::vector<float>& b, const std::string& what) {

@@ -59,7 +59,8 @@ class Conformance : public testing::TestWithParam<BackendUnderTest> {
     /// and with itself token by token.
     void check(const Run& run, int nTokens, double tolerance = kFloatTolerance);
 
-    /// Largest difference <= tolerance times the root mean square of `expected`; no NaN.
+    /// Differences <= tolerance times the root mean square of `expected`, or times the value where that is larger: a
+    /// product of two sums (gate and up) errs by a part of itself. No NaN.
     void expectClose(const std::vector<float>& expected, const std::vector<float>& got, double tolerance);
     static void expectSameBits(const std::vector<float>& a, const std::vector<float>& b, const std::string& what);
 
