@@ -1,6 +1,6 @@
 // Time of each operation of a decode step as it runs in a recorded step: the operation for all layers in a row, with
 // random weights, against the bytes it must read.
-//   gpu-ops <shape> [--type q40] [--layers N] [--depth 512]
+//   gpu-ops <shape> [--type q40] [--layers N] [--depth 512] [--ranks N]
 
 #include <cuda_runtime.h>
 #include <fmt/format.h>
@@ -23,11 +23,11 @@ namespace {
 
 class Bench {
   public:
-    Bench(const ModelConfig& config, DType type, int depth)
+    Bench(const ModelConfig& config, DType type, int depth, int nRanks)
         : config_(config),
           arch_(makeArchitecture(config)),
           source_(config, type),
-          plan_(makeShardPlan(arch_, {NodeSpec{}})),
+          plan_(makeShardPlan(arch_, std::vector<NodeSpec>(nRanks))),
           shape_(plan_.attentionShape(0)),
           depth_(depth) {
         weights_ = loadWeights(arch_, plan_, 0, source_, *backend_, pool_, {});
@@ -198,18 +198,19 @@ class Bench {
 
 int main(int argc, char** argv) {
     std::string shape, type = "q40";
-    int layers = 0, depth = 512;
+    int layers = 0, depth = 512, nRanks = 1;
     CLI::App app("Time of each operation of a decode step on a GPU");
     app.add_option("shape", shape, "glm-4-9b, glm-4-32b, intellect-3, ...")->required();
     app.add_option("--type", type, "Type of the weights");
     app.add_option("--layers", layers, "Only so many layers");
     app.add_option("--depth", depth, "Positions before the token");
+    app.add_option("--ranks", nRanks, "The share of one of so many GPUs")->check(CLI::Range(1, 64));
     CLI11_PARSE(app, argc, argv);
     try {
         ModelConfig config = syntheticShape(shape);
         config.name = fmt::format("synthetic {} {}", shape, type);
         if (layers > 0) config.nLayers = layers;
-        Bench(config, syntheticType(type), depth).run();
+        Bench(config, syntheticType(type), depth, nRanks).run();
         return 0;
     } catch (const std::exception& error) {
         fmt::print(stderr, "{}\n", error.what());

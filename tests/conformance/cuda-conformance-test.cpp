@@ -189,14 +189,7 @@ TEST_P(CudaLarge, Mixture) {
         const int nExperts = c.topK + 3;
         SCOPED_TRACE(std::string(dtypeName(c.type)) + ", " + std::to_string(c.dim) + " to " + std::to_string(c.ffDim) +
                      ", " + std::to_string(c.nTokens) + " tokens");
-        std::vector<ExpertSpec> specs(nExperts);
-        for (int e = 0; e < nExperts; e++) {
-            if (e == 5) continue;  // another rank's
-            const std::string name = std::to_string(e);
-            specs[e] = {{{addTensor("gate" + name, c.type, c.ffDim, c.dim, 0.05f)}, {}},
-                        {{addTensor("up" + name, c.type, c.ffDim, c.dim, 0.05f)}, {}},
-                        {{addTensor("down" + name, c.type, c.dim, c.ffDim)}, {}}};
-        }
+        const std::vector<ExpertSpec> specs = addExperts(c.type, nExperts, c.dim, c.ffDim, 0.05f);
         const int sharedDim = std::max(32, c.sharedDim);
         const TensorSlice gate = addTensor("gate", c.type, sharedDim, c.dim, 0.05f),
                           up = addTensor("up", c.type, sharedDim, c.dim, 0.05f),

@@ -31,6 +31,18 @@ TensorSlice Conformance::addTensor(const std::string& name, DType dtype, int64_t
     return source_.whole(name);
 }
 
+std::vector<ExpertSpec> Conformance::addExperts(DType dtype, int nExperts, int dim, int ffDim, float scale) {
+    std::vector<ExpertSpec> specs(nExperts);
+    for (int e = 0; e < nExperts; e++) {
+        if (e == 5) continue;
+        const std::string name = std::to_string(e);
+        specs[e] = {{{addTensor("gate" + name, dtype, ffDim, dim, scale)}, {}},
+                    {{addTensor("up" + name, dtype, ffDim, dim, scale)}, {}},
+                    {{addTensor("down" + name, dtype, dim, ffDim)}, {}}};
+    }
+    return specs;
+}
+
 void Conformance::check(const Run& run, int nTokens, double tolerance) {
     const std::unique_ptr<Backend> reference = makeReferenceBackend();
     const std::vector<float> expected = run(*reference, 0, nTokens);

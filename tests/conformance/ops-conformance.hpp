@@ -52,6 +52,8 @@ class Conformance : public testing::TestWithParam<BackendUnderTest> {
     int randomInt(int begin, int end) { return std::uniform_int_distribution<int>(begin, end - 1)(random_); }
     /// A tensor of normally distributed values.
     TensorSlice addTensor(const std::string& name, DType dtype, int64_t rows, int64_t cols, float scale = 1.0f);
+    /// Experts of dim columns and ffDim hidden values, gate and up scaled. The sixth is another rank's.
+    std::vector<ExpertSpec> addExperts(DType dtype, int nExperts, int dim, int ffDim, float scale);
 
     /// What an operation makes of the tokens [first, first + count): (count, width) values.
     using Run = std::function<std::vector<float>(Backend&, int first, int count)>;

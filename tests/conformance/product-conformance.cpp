@@ -238,14 +238,7 @@ TEST_P(Conformance, Experts) {
     for (const DType type : kTypes) {
         const int nExperts = 8, topK = 3, dim = 64, ffDim = 96, nTokens = 150;
         SCOPED_TRACE(dtypeName(type));
-        std::vector<ExpertSpec> specs(nExperts);
-        for (int e = 0; e < nExperts; e++) {
-            if (e == 5) continue;  // another rank's
-            const std::string name = std::to_string(e);
-            specs[e] = {{{addTensor("gate" + name, type, ffDim, dim, 0.3f)}, {}},
-                        {{addTensor("up" + name, type, ffDim, dim, 0.3f)}, {}},
-                        {{addTensor("down" + name, type, dim, ffDim)}, {}}};
-        }
+        const std::vector<ExpertSpec> specs = addExperts(type, nExperts, dim, ffDim, 0.3f);
         const std::vector<float> routerWeight = randoms(static_cast<size_t>(nExperts) * dim, 0.3f);
         const std::vector<float> in = randoms(static_cast<size_t>(nTokens) * dim);
         const std::vector<float> before = randoms(static_cast<size_t>(nTokens) * dim);
@@ -280,14 +273,7 @@ TEST_P(Conformance, Mixture) {
                 const int nExperts = 8, topK = 3, dim = 160, ffDim = 96, sharedDim = 224;
                 SCOPED_TRACE(std::string(dtypeName(type)) + " beside " + dtypeName(sharedType) + ", " +
                              std::to_string(nTokens) + " tokens");
-                std::vector<ExpertSpec> specs(nExperts);
-                for (int e = 0; e < nExperts; e++) {
-                    if (e == 5) continue;  // another rank's
-                    const std::string name = std::to_string(e);
-                    specs[e] = {{{addTensor("gate" + name, type, ffDim, dim, 0.3f)}, {}},
-                                {{addTensor("up" + name, type, ffDim, dim, 0.3f)}, {}},
-                                {{addTensor("down" + name, type, dim, ffDim)}, {}}};
-                }
+                const std::vector<ExpertSpec> specs = addExperts(type, nExperts, dim, ffDim, 0.3f);
                 const TensorSlice gate = addTensor("gate", sharedType, sharedDim, dim, 0.3f),
                                   up = addTensor("up", sharedType, sharedDim, dim, 0.3f),
                                   down = addTensor("down", sharedType, dim, sharedDim);
