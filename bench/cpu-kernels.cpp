@@ -87,7 +87,7 @@ Batch tokensOf(int nTokens, int firstPosition) {
     batch.sequences.assign(nTokens, 0);
     for (int t = 0; t < nTokens; t++) {
         batch.positions.push_back(firstPosition + t);
-        batch.visible.push_back(firstPosition + t + 1);
+        batch.contextLengths.push_back(firstPosition + t + 1);
         batch.ropePositions.push_back(firstPosition + t);
         batch.outputRows.push_back(t);
     }

@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "base/errors.hpp"
-#include "engine/collectives.hpp"
+#include "cluster/collectives.hpp"
 #include "engine/engine.hpp"
 #include "gpu-ranks.hpp"
 #include "gpu/cuda-backend.hpp"
@@ -135,7 +135,7 @@ class Bench {
                 const double step = median([&] { return stepSeconds(depth, rows); });
                 const double bytes = weightBytes + static_cast<double>(kvBytes_) * (depth + options_.answer / 2) * rows;
                 // The experts that several rows choose are not known here: their bytes are not told.
-                const bool known = rows == 1 || !config_.isMixture();
+                const bool known = rows == 1 || !config_.isMoe();
                 fmt::print("| tg{} @ d{} x {} | {:.1f} | {:.3f} |", options_.answer, depth, rows, rows / step,
                            step * 1e3);
                 known ? fmt::print(" {:.0f} | {:.0f}% |\n", bytes / step / 1e9, 100.0 * bytes / step / copy)
@@ -184,7 +184,7 @@ class Bench {
         while (engine_->running()) {
             const StepReport report = engine_->step();
             // Steps with prompts in them are not counted.
-            if (report.nPromptTokens > 0 || static_cast<int>(report.events.size()) != rows) continue;
+            if (report.nPrefillTokens > 0 || static_cast<int>(report.events.size()) != rows) continue;
             seconds += report.seconds;
             nSteps++;
         }

@@ -49,16 +49,16 @@ class Bench {
         shared_ = activations(std::max(32, share.shared.size()), true);
         y_ = activations(config.hiddenSize, false);
         logits_ = activations(share.vocabulary.size(), false);
-        best_ = activations(bestLogitsCols(kMaxBestLogits), false);
-        if (config.isMixture()) routing_ = backend_->allocateRouting(1, config.nExpertsPerToken);
+        best_ = activations(topLogitsCols(kMaxTopLogits), false);
+        if (config.isMoe()) routing_ = backend_->allocateRouting(1, config.nExpertsPerToken);
 
         batch_.nTokens = batch_.nSequences = 1;
         batch_.maxBlocks = nBlocks;
         for (int b = 0; b < nBlocks; b++) batch_.blockTables.push_back(b);
         batch_.positions = batch_.ropePositions = {depth};
-        batch_.visible = {depth + 1};
+        batch_.contextLengths = {depth + 1};
         batch_.sequences = batch_.outputRows = {0};
-        batch_.nBest = kMaxBestLogits;
+        batch_.nTop = kMaxTopLogits;
         batch_.outputTemperatures = {1.0f};
         batch_.embeddingType = DType::F32;
         batch_.embeddings.resize(static_cast<size_t>(config.hiddenSize) * sizeof(float));
@@ -99,16 +99,16 @@ class Bench {
             const FfnWeights& shared = last.moe->shared;
             const double expertMb = 1e-6 * static_cast<double>(last.moe->experts->deviceBytes) *
                                     config_.nExpertsPerToken / config_.nRoutedExperts;
-            op("mixture", moeLayers(),
+            op("moe", moeLayers(),
                expertMb + mb(shared.gate.get()) + mb(shared.up.get()) + mb(shared.down.get()) +
                    4e-6 * config_.nRoutedExperts * config_.hiddenSize,
                [&](LayerWeights& w, KvLayer&) {
                    if (w.moe) {
                        const FfnWeights& beside = w.moe->shared;
-                       backend_->mixture(*step_, normed_,
-                                         {&w.moe->router, w.moe->experts.get(), beside.gate.get(), beside.up.get(),
-                                          beside.down.get()},
-                                         shared_, routing_, y_);
+                       backend_->moe(*step_, normed_,
+                                     {&w.moe->router, w.moe->experts.get(), beside.gate.get(), beside.up.get(),
+                                      beside.down.get()},
+                                     shared_, routing_, y_);
                    }
                    return w.moe.has_value();
                });
@@ -123,7 +123,7 @@ class Bench {
         op(
             "best logits", 1, 4e-6 * static_cast<double>(logits_.cols),
             [&](LayerWeights&, KvLayer&) {
-                backend_->bestLogits(*step_, logits_, 0, kMaxBestLogits, best_);
+                backend_->topLogits(*step_, logits_, 0, kMaxTopLogits, best_);
                 return true;
             },
             config_.nLayers);
@@ -184,7 +184,7 @@ class Bench {
     ShardPlan plan_;
     AttentionShape shape_;
     int depth_;
-    Weights weights_;
+    RankWeights weights_;
     std::vector<KvLayer> kv_;
     Rope rope_;
     Activations x_, normed_, qkv_, context_, hidden_, shared_, y_, logits_, best_;

@@ -22,7 +22,7 @@ class OwnRows final : public Communicator {
     OwnRows(int rank, int nRanks) : rank_(rank), nRanks_(nRanks) {}
     int rank() const override { return rank_; }
     int nRanks() const override { return nRanks_; }
-    void allReduceSum(const StepInputs&, Activations&) override {}
+    void allReduce(const StepInputs&, Activations&) override {}
     void gatherRows(std::span<const float> mine, int nRows, std::span<const int> colsOfRank, float* all) override {
         if (rank_ > 0) return;
         const auto width = std::accumulate(colsOfRank.begin(), colsOfRank.end(), size_t{0});
@@ -46,8 +46,8 @@ GpuRanks::GpuRanks(const Options& options, const Architecture& arch, const Tenso
     for (int r = 0; r < nRanks; r++) ranks_.push_back(std::make_unique<Rank>());
     for (int r = 1; r < nRanks; r++)
         threads_.emplace_back([this, r](const std::stop_token& closing) { serve(r, closing); });
-    const std::string meeting =
-        nRanks > 1 ? makeCudaCollectives(options.gpus[0])->newMeeting(options.collectives) : std::string();
+    const std::string rendezvous =
+        nRanks > 1 ? makeCudaCollectives(options.gpus[0])->newRendezvous(options.collectives) : std::string();
     onAllRanks([&](int r) {
         Rank& rank = *ranks_[r];
         rank.backend = makeCudaBackend({.gpuIndex = options.gpus[r], .libraryRows = options.libraryRows});
@@ -56,10 +56,10 @@ GpuRanks::GpuRanks(const Options& options, const Architecture& arch, const Tenso
         if (nRanks > 1) {
             rank.rows = std::make_unique<OwnRows>(r, nRanks);
             rank.communicator = makeCudaCollectives(options.gpus[r])
-                                    ->join({options.collectives, r, nRanks, meeting}, *rank.backend, *rank.rows, {});
+                                    ->join({options.collectives, r, nRanks, rendezvous}, *rank.backend, *rank.rows, {});
         }
-        Communicator& meeting = rank.communicator ? *rank.communicator : alone_;
-        rank.decoder = std::make_unique<Decoder>(arch_, plan_, r, rank.weights, *rank.backend, meeting, limits);
+        Communicator& collective = rank.communicator ? *rank.communicator : alone_;
+        rank.decoder = std::make_unique<Decoder>(arch_, plan_, r, rank.weights, *rank.backend, collective, limits);
     });
 }
 
@@ -121,13 +121,13 @@ double GpuRanks::sumMicroseconds(int n) {
         batch.embeddings.resize(sizeof(float));
         batch.positions = batch.sequences = batch.blockTables = {0};
         batch.ropePositions.resize(static_cast<size_t>(arch_.ropeParts));
-        batch.visible = {1};
+        batch.contextLengths = {1};
         std::vector<float> values(n);
         for (int i = 0; i < kSteps; i++) {
             const StepInputs& step = backend.upload(batch);
             const auto begin = Clock::now();
             backend.run(fmt::format("sums of {}", n), [&] {
-                for (int k = 0; k < kSums; k++) ranks_[r]->communicator->allReduceSum(step, x);
+                for (int k = 0; k < kSums; k++) ranks_[r]->communicator->allReduce(step, x);
             });
             backend.download(x, 1, values.data());
             // The first step is not recorded, the second one is being recorded.

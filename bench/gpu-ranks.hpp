@@ -39,7 +39,7 @@ class GpuRanks final : public ForwardPass {
         std::unique_ptr<Backend> backend;
         std::unique_ptr<Communicator> rows;  // gathers rows where the GPUs do not
         std::unique_ptr<Communicator> communicator;
-        Weights weights;
+        RankWeights weights;
         std::unique_ptr<Decoder> decoder;
     };
     /// Calls body(rank) for all ranks at once, each in its thread. An error of any of them is thrown.

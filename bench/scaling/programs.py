@@ -33,7 +33,7 @@ class Run:
     prompt_rate: float = 0.0
     answer_rate: float = 0.0
     step: float = 0.0
-    meeting: float = 0.0  # of the step, spent in meetings with the other hosts
+    meeting: float = 0.0  # of the step, spent in collectives with the other hosts
     wire: float | None = None  # of that, what the line needs if nobody is waited for
     prompt_meeting: float = 0.0  # share of the prompt's time
     received_kb: float = 0.0  # by the root in a step
@@ -62,7 +62,7 @@ RATE = re.compile(r"tokens/s: ([\d.]+)")
 LINE = re.compile(r"nodes, (\d+) us and (\d+) MB/s between them")
 LAYERS = re.compile(r"nLayers: (\d+)")
 NODE = re.compile(r"^   (\S+) +(\d+) ms *(\d+) ms *(\d+) us *(\d+) us *(\d+) kB *(\d+) kB$", re.MULTILINE)
-NODE_COLUMNS = ("node", "compute ms", "meetings ms", "p50 us", "p99 us", "sent kB", "received kB")
+NODE_COLUMNS = ("node", "compute ms", "sync ms", "p50 us", "p99 us", "sent kB", "received kB")
 
 
 class Failed(Exception):
@@ -141,7 +141,7 @@ def read_output(text: str, ours: bool) -> Run:
     result.prompt_meeting = sum(step[2] for step in prompt) / max(whole, 1)
     line, layers = LINE.search(text), LAYERS.search(text)
     if line and layers:
-        # Two meetings a layer and one for the logits.
+        # Two all-reduces a layer and one for the logits.
         latency, rate = int(line[1]), max(int(line[2]), 1)
         needed = ((2 * int(layers[1]) + 1) * latency + result.received_kb * 1024 / rate) / 1000
         result.wire = min(needed, result.meeting)

@@ -7,7 +7,7 @@
 #include "app/device.hpp"
 #include "app/options.hpp"
 #include "base/thread-pool.hpp"
-#include "engine/cluster-forward.hpp"
+#include "cluster/cluster-forward.hpp"
 
 namespace dllama {
 

@@ -39,11 +39,11 @@ int runInference(const InferenceOptions& options) {
     while (engine.running() && !interrupt.raised()) {
         const StepReport step = engine.step();
         report.add(step);
-        if (step.nPromptTokens > 0) printEvaluated(step);
+        if (step.nPrefillTokens > 0) printEvaluated(step);
         for (const TokenEvent& event : step.events) {
             const std::string piece = event.finish == Finish::StopToken ? "" : decoder.push(event.token);
             // The first token comes out of the prompt's own step.
-            printPredicted(step.nPromptTokens > 0 ? StepReport{} : step, piece.empty() ? "~" : piece);
+            printPredicted(step.nPrefillTokens > 0 ? StepReport{} : step, piece.empty() ? "~" : piece);
         }
         std::fflush(stdout);
     }

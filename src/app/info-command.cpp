@@ -35,7 +35,7 @@ int runInfo(const InfoOptions& options) {
     fmt::print("layers               {}, hidden size {}, vocabulary {}\n", c.nLayers, c.hiddenSize, c.vocabSize);
     fmt::print("attention            {} query heads, {} KV heads of {}; context {}\n", c.nHeads, c.nKvHeads, c.headDim,
                c.maxPositions);
-    if (c.isMixture())
+    if (c.isMoe())
         fmt::print("experts              {} of {}, {} at a time, {} shared; {} dense layers of {}\n", c.nRoutedExperts,
                    c.moeIntermediateSize, c.nExpertsPerToken, c.nSharedExperts, c.firstMoeLayer, c.intermediateSize);
     else

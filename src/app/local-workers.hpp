@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "app/device.hpp"
-#include "engine/worker.hpp"
+#include "cluster/worker.hpp"
 
 namespace dllama {
 

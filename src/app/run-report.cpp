@@ -36,7 +36,7 @@ void printNodes(const ClusterForward& cluster) {
 void printEvaluated(const StepReport& step) {
     fmt::print("🔷️ Eval{:5} ms Sync{:5} ms | Sent{:6} kB Recv{:6} kB | ({} tokens)\n", milliseconds(step.seconds),
                milliseconds(step.traffic.syncSeconds), step.traffic.sentBytes >> 10, step.traffic.receivedBytes >> 10,
-               step.nPromptTokens);
+               step.nPrefillTokens);
 }
 
 void printPredicted(const StepReport& step, const std::string& piece) {
@@ -47,12 +47,12 @@ void printPredicted(const StepReport& step, const std::string& piece) {
 
 void RunReport::add(const StepReport& step) {
     // A step that mixes both counts as prompt: that is what its time goes to.
-    if (step.nPromptTokens > 0) {
+    if (step.nPrefillTokens > 0) {
         nBatches_++;
-        nPrompt_ += step.nPromptTokens;
+        nPrompt_ += step.nPrefillTokens;
         promptSeconds_ += step.seconds;
     } else {
-        nAnswer_ += step.nAnswerTokens;
+        nAnswer_ += step.nDecodeTokens;
         answerSeconds_ += step.seconds;
     }
 }

@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "engine/cluster-forward.hpp"
+#include "cluster/cluster-forward.hpp"
 #include "engine/engine.hpp"
 
 namespace dllama {
@@ -19,8 +19,8 @@ class RunReport {
     void print(const ClusterForward* cluster = nullptr) const;
     double promptTokensPerSecond() const { return promptSeconds_ > 0.0 ? nPrompt_ / promptSeconds_ : 0.0; }
     double answerTokensPerSecond() const { return answerSeconds_ > 0.0 ? nAnswer_ / answerSeconds_ : 0.0; }
-    int nPromptTokens() const { return nPrompt_; }
-    int nAnswerTokens() const { return nAnswer_; }
+    int nPrefillTokens() const { return nPrompt_; }
+    int nDecodeTokens() const { return nAnswer_; }
 
   private:
     int nBatches_ = 0;

@@ -108,7 +108,7 @@ Session::Session(const ModelOptions& options, const SessionNeeds& needs)
         startAlone(limits, needs.status);
     else
         startCluster(options, devices, limits, needs.status);
-    fmt::print(needs.status, "💿 Weights loaded\n");
+    fmt::print(needs.status, "💿 RankWeights loaded\n");
     std::fflush(needs.status);
     engine_ = std::make_unique<Engine>(arch_, embeddings_, *forward_);
 }
@@ -189,7 +189,7 @@ void Session::printModel(std::FILE* status) const {
                dtypeName(file_.weightType()), c.hiddenSize, c.headDim, c.qDim(), c.kvDim());
     fmt::print(status, "💡 HiddenDim: {}\n💡 VocabSize: {}\n💡 nLayers: {}\n💡 nHeads: {}\n💡 nKvHeads: {}\n",
                c.intermediateSize, c.vocabSize, c.nLayers, c.nHeads, c.nKvHeads);
-    if (c.isMixture())
+    if (c.isMoe())
         fmt::print(status, "💡 nExperts: {}\n💡 nActiveExperts: {}\n💡 nSharedExperts: {}\n💡 MoeHiddenDim: {}\n",
                    c.nRoutedExperts, c.nExpertsPerToken, c.nSharedExperts, c.moeIntermediateSize);
     fmt::print(status, "💡 NormEpsilon: {:g}\n💡 RopeTheta: {:.0f}\n", c.normEps, c.ropeTheta);

@@ -10,7 +10,7 @@
 #include "arch/architecture.hpp"
 #include "backend/backend.hpp"
 #include "base/thread-pool.hpp"
-#include "engine/cluster-forward.hpp"
+#include "cluster/cluster-forward.hpp"
 #include "engine/engine.hpp"
 #include "format/model-file.hpp"
 #include "model/decoder.hpp"
@@ -81,7 +81,7 @@ class Session {
     ThreadPool pool_;
     std::unique_ptr<Backend> backend_;
     ShardPlan plan_;
-    Weights weights_;
+    RankWeights weights_;
     EmbeddingTable embeddings_;
     SingleRank alone_;
     std::unique_ptr<LocalWorkers> localWorkers_;  // or null

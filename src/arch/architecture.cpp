@@ -14,7 +14,7 @@ Architecture makeArchitecture(const ModelConfig& config) {
         const char* name;
         void (*describe)(Architecture&);
         const char* hiddenAct;
-        bool mixture;
+        bool moe;
     };
     static constexpr Family kFamilies[] = {
         {"llama", describeLlama, "silu", false},
@@ -30,7 +30,7 @@ Architecture makeArchitecture(const ModelConfig& config) {
         if (config.hiddenAct != family.hiddenAct)
             throw ConfigError("architecture {}: hidden_act {} is not supported ({})", family.name, config.hiddenAct,
                               family.hiddenAct);
-        if (config.isMixture() != family.mixture)
+        if (config.isMoe() != family.moe)
             throw ConfigError("architecture {}: {} routed experts", family.name, config.nRoutedExperts);
         Architecture arch;
         arch.config = config;

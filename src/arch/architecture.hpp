@@ -38,7 +38,7 @@ struct Architecture {
     /// The largest position that may be used.
     int maxPositions = 0;
 
-    bool isMoeLayer(int layer) const { return config.isMixture() && layer >= config.firstMoeLayer; }
+    bool isMoeLayer(int layer) const { return config.isMoe() && layer >= config.firstMoeLayer; }
 };
 
 /// Throws ConfigError if this program has no such family.

@@ -15,7 +15,7 @@ class Declarer {
             prefix_ = fmt::format("layers.{}.", layer_);
             attention();
             if (arch_.isMoeLayer(layer_))
-                mixture();
+                moe();
             else
                 mlp("ffn.", c_.intermediateSize, arch_.linearBias);
             if (arch_.postNorms) vector("post_ffn_norm.weight", c_.hiddenSize);
@@ -66,7 +66,7 @@ class Declarer {
         if (bias) vector(name + "down.bias", c_.hiddenSize, Cut::FfnSum);
     }
 
-    void mixture() {
+    void moe() {
         list_.push_back(
             {prefix_ + "moe.router.weight", c_.nRoutedExperts, c_.hiddenSize, false, Cut::Replicated, layer_});
         if (arch_.routerBias) vector("moe.router.bias", c_.nRoutedExperts);

@@ -138,7 +138,7 @@ struct Routing {
 };
 
 /// A layer of routed experts beside an FFN that every token passes through. Null pointers: not on this rank.
-struct Mixture {
+struct MoeOp {
     const Router* router = nullptr;
     const ExpertSet* experts = nullptr;
     const Matrix *gate = nullptr, *up = nullptr, *down = nullptr;  // the shared experts'
@@ -212,7 +212,8 @@ class Backend {
     /// rotates q in place, and stores rotated k and v in the cache at the tokens' positions.
     virtual void ropeStore(const StepInputs& step, Activations& qkv, const AttentionShape& shape, const Rope& rope,
                            const Norm* qNorm, const Norm* kNorm, KvLayer& kv) = 0;
-    /// out = softmax(q K^T / sqrt(headDim)) V over the first `visible` cached positions. (nTokens, nHeads * headDim)
+    /// out = softmax(q K^T / sqrt(headDim)) V over the first `contextLength` cached positions. (nTokens, nHeads *
+    /// headDim)
     virtual void attention(const StepInputs& step, const Activations& qkv, const AttentionShape& shape,
                            const KvLayer& kv, Activations& out) = 0;
     /// ropeStore() and then attention(). What qkv holds afterwards is the backend's business, which may do better than
@@ -229,8 +230,8 @@ class Backend {
                          const ExpertSet& experts, Activations& out) = 0;
     /// out = the shared experts' FFN (with silu) of `in` + the chosen experts'. `hidden` (of the shared FFN) and
     /// `routing` are scratch. A backend may do better than one operation after the other.
-    virtual void mixture(const StepInputs& step, const Activations& in, const Mixture& m, Activations& hidden,
-                         Routing& routing, Activations& out) {
+    virtual void moe(const StepInputs& step, const Activations& in, const MoeOp& m, Activations& hidden,
+                     Routing& routing, Activations& out) {
         if (m.up) {
             ffnUp(step, in, m.gate, *m.up, Activation::Silu, hidden);
             linear(step, hidden, *m.down, out);
@@ -245,17 +246,17 @@ class Backend {
     virtual void gatherOutputs(const StepInputs& step, const Activations& x, Activations& out) = 0;
     /// logits = W in for nOutputs rows. (nOutputs, rows)
     virtual void head(const StepInputs& step, const Activations& in, const Matrix& w, Activations& logits) = 0;
-    /// What a sampler needs of each of the nOutputs rows of logits. Row i of `out` (nOutputs, bestLogitsCols(k)) is
+    /// What a sampler needs of each of the nOutputs rows of logits. Row i of `out` (nOutputs, topLogitsCols(k)) is
     ///     the largest logit, the sum over the row of exp((logit - largest) / temperature),
     ///     the k best logits from the best down (of equal ones the lower token first), and
     ///     their tokens, firstToken + column, as floats.
     /// The sum has no meaning where the temperature (step.outputTemperatures) is 0. A row of fewer than k values is
     /// filled up with -infinity and token -1. A row with a value that is not a number has one as its largest.
-    virtual void bestLogits(const StepInputs& step, const Activations& logits, int firstToken, int k,
-                            Activations& out) = 0;
+    virtual void topLogits(const StepInputs& step, const Activations& logits, int firstToken, int k,
+                           Activations& out) = 0;
 
-    /// A hint: of all weights this matrix (and `beside`, if ffnUp() will read two at once) is read next, behind a
-    /// meeting of the ranks. A backend may bring its beginning nearer meanwhile; results do not change.
+    /// A hint: of all weights this matrix (and `beside`, if ffnUp() will read two at once) is read next, behind an
+    /// all-reduce of the ranks. A backend may bring its beginning nearer meanwhile; results do not change.
     virtual void prefetch(const Matrix& /*next*/, const Matrix* /*beside*/ = nullptr) {}
     /// For whoever waits for other ranks: lets the backend's other threads begin with what prefetch() named, and does a
     /// microsecond's worth of it in this one. False when nothing is left to do here.
@@ -264,9 +265,9 @@ class Backend {
     virtual void endPrefetch() {}
 };
 
-/// The most that bestLogits() is asked for.
-constexpr int kMaxBestLogits = 64;
-constexpr int bestLogitsCols(int k) {
+/// The most that topLogits() is asked for.
+constexpr int kMaxTopLogits = 64;
+constexpr int topLogitsCols(int k) {
     return 2 + 2 * k;
 }
 

@@ -26,20 +26,21 @@ struct Batch {
     DType embeddingType = DType::F32;
     std::vector<std::byte> embeddings;
 
-    std::vector<int32_t> positions;      // (nTokens) place in the sequence: where K and V are stored
-    std::vector<int32_t> visible;        // (nTokens) a token attends to the first `visible` positions of its sequence:
-                                         //           position + 1 when causal, the prefix's length inside a prefix
+    std::vector<int32_t> positions;  // (nTokens) place in the sequence: where K and V are stored
+    std::vector<int32_t>
+        contextLengths;  // (nTokens) a token attends to the first `contextLengths[t]` positions of its sequence:
+                         //           position + 1 when causal, the prefix's length inside a prefix
     std::vector<int32_t> ropePositions;  // (ropeParts, nTokens) the angle's multiplier; two parts for 2D RoPE
     std::vector<int32_t> sequences;      // (nTokens) row of blockTables
     std::vector<int32_t> blockTables;    // (nSequences, maxBlocks) physical block of each kKvBlockPositions positions
     std::vector<int32_t> outputRows;     // (nOutputs) ascending; the tokens whose logits are wanted
 
     /// The ranks compute one half of the tokens while the sums of the other half are on their way (Decoder).
-    bool inHalves = false;
+    bool microbatched = false;
 
     /// So many of the best logits of each output row, and of each rank's part of it, are looked for at once; 0: none.
-    int nBest = 0;
-    std::vector<float> outputTemperatures;  // (nOutputs), or empty without nBest; 0: greedy
+    int nTop = 0;
+    std::vector<float> outputTemperatures;  // (nOutputs), or empty without nTop; 0: greedy
 
     int nOutputs() const { return static_cast<int>(outputRows.size()); }
 };
@@ -50,11 +51,11 @@ struct StepInputs {
     int nSequences = 0;
     int maxBlocks = 0;
     int nOutputs = 0;
-    int maxVisible = 0;
+    int maxContextLength = 0;
     DType embeddingType = DType::F32;
     const std::byte* embeddings = nullptr;
     const int32_t* positions = nullptr;
-    const int32_t* visible = nullptr;
+    const int32_t* contextLengths = nullptr;
     const int32_t* ropePositions = nullptr;
     const int32_t* sequences = nullptr;
     const int32_t* blockTables = nullptr;

@@ -13,11 +13,12 @@ inline StepInputs hostStepInputs(const Batch& batch) {
     step.nSequences = batch.nSequences;
     step.maxBlocks = batch.maxBlocks;
     step.nOutputs = batch.nOutputs();
-    for (int32_t visible : batch.visible) step.maxVisible = std::max(step.maxVisible, static_cast<int>(visible));
+    for (int32_t contextLength : batch.contextLengths)
+        step.maxContextLength = std::max(step.maxContextLength, static_cast<int>(contextLength));
     step.embeddingType = batch.embeddingType;
     step.embeddings = batch.embeddings.data();
     step.positions = batch.positions.data();
-    step.visible = batch.visible.data();
+    step.contextLengths = batch.contextLengths.data();
     step.ropePositions = batch.ropePositions.data();
     step.sequences = batch.sequences.data();
     step.blockTables = batch.blockTables.data();

@@ -263,8 +263,8 @@ class ReferenceBackend final : public Backend {
             for (int h = 0; h < shape.nHeads; h++) {
                 const int kvHead = (h + shape.headOffset) / shape.group;
                 const float* q = qkv.f32 + static_cast<size_t>(t) * qkv.cols + h * d;
-                std::vector<double> scores(step.visible[t]);
-                for (int p = 0; p < step.visible[t]; p++) {
+                std::vector<double> scores(step.contextLengths[t]);
+                for (int p = 0; p < step.contextLengths[t]; p++) {
                     const size_t at = kvIndex(step, kv, step.sequences[t], p, kvHead);
                     for (int i = 0; i < d; i++) scores[p] += static_cast<double>(q[i]) * loadKv(kv, kv.k, at + i);
                     scores[p] /= std::sqrt(static_cast<double>(d));
@@ -273,7 +273,7 @@ class ReferenceBackend final : public Backend {
                 double sum = 0.0;
                 for (double& score : scores) sum += score = std::exp(score - largest);
                 std::vector<double> mixed(d);
-                for (int p = 0; p < step.visible[t]; p++) {
+                for (int p = 0; p < step.contextLengths[t]; p++) {
                     const size_t at = kvIndex(step, kv, step.sequences[t], p, kvHead);
                     for (int i = 0; i < d; i++) mixed[i] += scores[p] / sum * loadKv(kv, kv.v, at + i);
                 }
@@ -317,8 +317,8 @@ class ReferenceBackend final : public Backend {
         multiplyRows(step.nOutputs, in, w, logits, false);
     }
 
-    void bestLogits(const StepInputs& step, const Activations& logits, int firstToken, int k,
-                    Activations& out) override {
+    void topLogits(const StepInputs& step, const Activations& logits, int firstToken, int k,
+                   Activations& out) override {
         const int n = logits.cols;
         for (int i = 0; i < step.nOutputs; i++) {
             const float* row = logits.f32 + static_cast<size_t>(i) * n;

@@ -36,7 +36,7 @@ class AttentionStep {
     void run() {
         const int64_t nTiles = static_cast<int64_t>(scratch_.tiles.size()) - 1;
         const int64_t nItems = nTiles * shape_.nKvHeads * nSubgroups_;
-        const int nChunks = (step_.maxVisible + kChunk - 1) / kChunk;
+        const int nChunks = (step_.maxContextLength + kChunk - 1) / kChunk;
         const size_t partialFloats = static_cast<size_t>(shape_.headDim) + 2;
         const size_t partialCount = static_cast<size_t>(step_.nTokens) * shape_.nHeads * nChunks;
         const int nThreads = work_.pool.nThreads();
@@ -121,13 +121,14 @@ class AttentionStep {
             for (int h = 0; h < item.nHeads; h++, mixed += shape_.headDim) {
                 const size_t row = static_cast<size_t>(item.token + t) * qkv_.cols;
                 const float* q = qkv_.f32 + row + static_cast<size_t>(item.head + h) * shape_.headDim;
-                *queries++ = {q, step_.visible[item.token + t], -std::numeric_limits<float>::infinity(), 0.0f, mixed};
+                *queries++ = {q, step_.contextLengths[item.token + t], -std::numeric_limits<float>::infinity(), 0.0f,
+                              mixed};
             }
         }
     }
 
     int lastVisible(const Item& item) const {
-        return *std::max_element(step_.visible + item.token, step_.visible + item.token + item.nTokens);
+        return *std::max_element(step_.contextLengths + item.token, step_.contextLengths + item.token + item.nTokens);
     }
 
     void attendChunk(const Item& item, int chunk, QueryState* queries, float* kvFloats) const {
@@ -163,7 +164,7 @@ class AttentionStep {
             beginQueries(item, queries, chunkMixed);
             attendChunk(item, chunk, queries, kvFloats);
             for (int i = 0; i < item.nQueries(); i++)
-                if (queries[i].visible > chunk * kChunk)
+                if (queries[i].contextLength > chunk * kChunk)
                     work_.kernels.mergeQueries(totals[i], queries[i], shape_.headDim);
         }
         for (int i = 0; i < item.nQueries(); i++)
@@ -196,10 +197,10 @@ class AttentionStep {
         const auto token = static_cast<int>(tokenHead / shape_.nHeads);
         float* mixed = threadMemory(thread);
         std::fill_n(mixed, shape_.headDim, 0.0f);
-        QueryState total{nullptr, step_.visible[token], -std::numeric_limits<float>::infinity(), 0.0f, mixed};
-        for (int chunk = 0; chunk * kChunk < total.visible; chunk++) {
+        QueryState total{nullptr, step_.contextLengths[token], -std::numeric_limits<float>::infinity(), 0.0f, mixed};
+        for (int chunk = 0; chunk * kChunk < total.contextLength; chunk++) {
             float* partial = partialAt(partials, tokenHead, chunk, nChunks);
-            work_.kernels.mergeQueries(total, {nullptr, total.visible, partial[0], partial[1], partial + 2},
+            work_.kernels.mergeQueries(total, {nullptr, total.contextLength, partial[0], partial[1], partial + 2},
                                        shape_.headDim);
         }
         finish(token, static_cast<int>(tokenHead % shape_.nHeads), total);

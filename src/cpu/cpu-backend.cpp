@@ -8,13 +8,13 @@
 #include "backend/host-step.hpp"
 #include "base/errors.hpp"
 #include "cpu/attention.hpp"
-#include "cpu/best-logits.hpp"
 #include "cpu/cpu-matrix.hpp"
 #include "cpu/cpu-memory.hpp"
 #include "cpu/cpu-work.hpp"
 #include "cpu/experts.hpp"
 #include "cpu/norms.hpp"
 #include "cpu/prefetcher.hpp"
+#include "cpu/top-logits.hpp"
 #include "tensor/blocks.hpp"
 
 namespace dllama {
@@ -217,9 +217,9 @@ class CpuBackend final : public Backend {
         product(step.nOutputs, in, cpuMatrix(w), logits, false);
     }
 
-    void bestLogits(const StepInputs& step, const Activations& logits, int firstToken, int k,
-                    Activations& out) override {
-        findBestLogits(work_, bestScratch_, step, logits, firstToken, k, out);
+    void topLogits(const StepInputs& step, const Activations& logits, int firstToken, int k,
+                   Activations& out) override {
+        findTopLogits(work_, bestScratch_, step, logits, firstToken, k, out);
     }
 
     void prefetch(const Matrix& next, const Matrix* beside) override {

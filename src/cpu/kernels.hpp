@@ -53,7 +53,7 @@ struct KvBlockView {
 /// exp(score - largest), and the sum of exp(score - largest) * v, headDim values.
 struct QueryState {
     const float* q = nullptr;
-    int visible = 0;
+    int contextLength = 0;
     float largest = 0.0f;
     float sum = 0.0f;
     float* mixed = nullptr;
@@ -83,7 +83,7 @@ struct CpuKernels {
     void (*f32ToF16)(const float* x, uint16_t* out, int64_t n) noexcept;
     void (*f16ToF32)(const uint16_t* x, float* out, int64_t n) noexcept;
 
-    /// Lets each query see the positions of the block that lie before its `visible`. Scores are q k * scale.
+    /// Lets each query see the positions of the block that lie before its `contextLength`. Scores are q k * scale.
     void (*attend)(const KvBlockView& block, QueryState* queries, int nQueries, float scale) noexcept;
     /// Adds to `into` what `from` has seen.
     void (*mergeQueries)(QueryState& into, const QueryState& from, int headDim) noexcept;

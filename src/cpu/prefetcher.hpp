@@ -9,8 +9,8 @@
 namespace dllama {
 
 /// Brings the first rows of the next matrix into the caches of the threads that will multiply them, while the ranks of
-/// a cluster meet. A product waits for memory, a meeting for the network: side by side they take the longer of the two
-/// times. Each thread fills half of its core's second-level cache.
+/// a cluster meet. A product waits for memory, an all-reduce for the network: side by side they take the longer of the
+/// two times. Each thread fills half of its core's second-level cache.
 class Prefetcher {
   public:
     Prefetcher(ThreadPool& pool, int groupRows);

@@ -60,7 +60,7 @@ Batch buildBatch(const Architecture& arch, const EmbeddingTable& embeddings, std
             tokens.push_back(part.tokens[t]);
             batch.sequences.push_back(s);
             batch.positions.push_back(t);
-            batch.visible.push_back(std::max(t + 1, prefix));
+            batch.contextLengths.push_back(std::max(t + 1, prefix));
         }
         if (arch.ropeParts == 2) {
             const Positions2d rule(arch.config, part.tokens, prefix);

@@ -93,7 +93,7 @@ StepReport Engine::tryStep() {
         const bool complete = end == static_cast<int>(sequence.tokens.size());
         parts.push_back({sequence.tokens, sequence.blocks, sequence.nCached, end, complete ? end - 1 : end});
         if (complete) finishing.push_back(active[i]);
-        (sequence.nCached >= sequence.nPrompt ? report.nAnswerTokens : report.nPromptTokens) += counts[i];
+        (sequence.nCached >= sequence.nPrompt ? report.nDecodeTokens : report.nPrefillTokens) += counts[i];
     }
     DLLAMA_CHECK(!parts.empty());
 
@@ -102,11 +102,11 @@ StepReport Engine::tryStep() {
     Batch batch = buildBatch(arch_, embeddings_, parts);
     if (!forward_.logitsAreNear())
         for (const Sequence* sequence : finishing) {
-            batch.nBest = std::max(batch.nBest, Sampler::bestNeeded(sequence->sampler->params()));
+            batch.nTop = std::max(batch.nTop, Sampler::topNeeded(sequence->sampler->params()));
             batch.outputTemperatures.push_back(sequence->sampler->params().temperature);
         }
     forward_.forward(batch, best_);
-    const std::vector<int> tokens = sampleRows(finishing, batch.nBest);
+    const std::vector<int> tokens = sampleRows(finishing, batch.nTop);
     const Traffic after = forward_.traffic();
     report.traffic = {after.syncSeconds - before.syncSeconds, after.sentBytes - before.sentBytes,
                       after.receivedBytes - before.receivedBytes};
@@ -118,7 +118,7 @@ StepReport Engine::tryStep() {
 }
 
 /// The next token of each sequence: from the best logits if they decide it, from the whole row otherwise.
-std::vector<int> Engine::sampleRows(std::span<Sequence* const> rows, int nBest) {
+std::vector<int> Engine::sampleRows(std::span<Sequence* const> rows, int nTop) {
     std::vector<int> tokens;
     std::vector<Sampler> before;
     bool gathered = false;
@@ -126,9 +126,9 @@ std::vector<int> Engine::sampleRows(std::span<Sequence* const> rows, int nBest) 
         Sequence& sequence = *rows[i];
         before.push_back(*sequence.sampler);
         std::optional<int> token;
-        if (nBest > 0 && Sampler::bestNeeded(sequence.sampler->params()) > 0) {
+        if (nTop > 0 && Sampler::topNeeded(sequence.sampler->params()) > 0) {
             const size_t cols = best_.size() / rows.size();
-            token = sequence.sampler->sampleBest(std::span(best_).subspan(i * cols, cols), nBest);
+            token = sequence.sampler->sampleTop(std::span(best_).subspan(i * cols, cols), nTop);
         }
         if (!token) {
             if (!gathered) try {

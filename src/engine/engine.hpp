@@ -24,8 +24,8 @@ struct TokenEvent {
 
 struct StepReport {
     /// Prompt tokens computed, and tokens computed for sequences that are writing.
-    int nPromptTokens = 0;
-    int nAnswerTokens = 0;
+    int nPrefillTokens = 0;
+    int nDecodeTokens = 0;
     double seconds = 0.0;
     /// Of this step; zero on one machine.
     Traffic traffic;
@@ -64,7 +64,7 @@ class Engine {
 
   private:
     StepReport tryStep();
-    std::vector<int> sampleRows(std::span<Sequence* const> rows, int nBest);
+    std::vector<int> sampleRows(std::span<Sequence* const> rows, int nTop);
     void deliver(Sequence& sequence, int token, StepReport& report);
     void scoreFrom(const std::vector<int>& blocks, std::span<const int> tokens, int& told,
                    const std::function<void(int index, std::span<const float> logits)>& row);

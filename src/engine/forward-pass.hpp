@@ -20,7 +20,7 @@ struct Traffic {
 class ForwardPass {
   public:
     virtual ~ForwardPass() = default;
-    /// Runs one step. If batch.nBest is not 0, `best` becomes (nOutputs, parts * bestLogitsCols(nBest)): the best
+    /// Runs one step. If batch.nTop is not 0, `best` becomes (nOutputs, parts * topLogitsCols(nTop)): the best
     /// logits of each part of the vocabulary. Throws PeerLost when the cached positions of all sequences are lost and
     /// must be computed again.
     virtual void forward(const Batch& batch, std::vector<float>& best) = 0;

@@ -70,23 +70,23 @@ int Sampler::sample(std::span<float> logits, std::span<const int> history) {
     return draw(true, 0.0).value();
 }
 
-int Sampler::bestNeeded(const SamplingParams& params) {
-    if (params.repetitionPenalty != 1.0f || params.topK > kMaxBestLogits) return 0;
-    return params.temperature == 0.0f ? 1 : kMaxBestLogits;
+int Sampler::topNeeded(const SamplingParams& params) {
+    if (params.repetitionPenalty != 1.0f || params.topK > kMaxTopLogits) return 0;
+    return params.temperature == 0.0f ? 1 : kMaxTopLogits;
 }
 
-std::optional<int> Sampler::sampleBest(std::span<const float> parts, int nBest) {
+std::optional<int> Sampler::sampleTop(std::span<const float> parts, int nTop) {
     candidates_.clear();
     // What a part has not told is less likely than the last that it told.
     std::optional<Candidate> untold;
-    const auto cols = static_cast<size_t>(bestLogitsCols(nBest));
+    const auto cols = static_cast<size_t>(topLogitsCols(nTop));
     for (size_t at = 0; at < parts.size(); at += cols) {
         if (std::isnan(parts[at])) throw Error("{}", kNotNumbers);
-        for (int i = 0; i < nBest; i++) {
-            const Candidate candidate{parts[at + 2 + i], static_cast<int>(parts[at + 2 + nBest + i])};
+        for (int i = 0; i < nTop; i++) {
+            const Candidate candidate{parts[at + 2 + i], static_cast<int>(parts[at + 2 + nTop + i])};
             if (candidate.token < 0) break;
             candidates_.push_back(candidate);
-            if (i + 1 == nBest && (!untold || candidate < *untold)) untold = candidate;
+            if (i + 1 == nTop && (!untold || candidate < *untold)) untold = candidate;
         }
     }
     std::sort(candidates_.begin(), candidates_.end());

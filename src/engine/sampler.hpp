@@ -30,11 +30,11 @@ class Sampler {
     /// Throws Error if a logit is not a number.
     int sample(std::span<float> logits, std::span<const int> history);
 
-    /// How many of the best logits sampleBest() wants (1 or kMaxBestLogits); 0: these parameters need whole rows.
-    static int bestNeeded(const SamplingParams& params);
-    /// The token that sample() would draw, from what Backend::bestLogits found in the parts of the vocabulary, side by
-    /// side: (parts * bestLogitsCols(nBest)). Nothing, and no random number used up, if that does not decide it.
-    std::optional<int> sampleBest(std::span<const float> parts, int nBest);
+    /// How many of the best logits sampleTop() wants (1 or kMaxTopLogits); 0: these parameters need whole rows.
+    static int topNeeded(const SamplingParams& params);
+    /// The token that sample() would draw, from what Backend::topLogits found in the parts of the vocabulary, side by
+    /// side: (parts * topLogitsCols(nTop)). Nothing, and no random number used up, if that does not decide it.
+    std::optional<int> sampleTop(std::span<const float> parts, int nTop);
 
   private:
     struct Candidate {

@@ -101,9 +101,9 @@ LegacyModel legacyModelFromHeader(const HeaderPairs& pairs, const std::string& o
 
     c.nRoutedExperts = optional(kNExperts, 0);
     c.nExpertsPerToken = optional(kNActiveExperts, 0);
-    if ((c.architecture == "qwen3moe") != c.isMixture())
+    if ((c.architecture == "qwen3moe") != c.isMoe())
         throw FormatError("{}: architecture {} with {} experts", origin, c.architecture, c.nRoutedExperts);
-    if (c.isMixture()) c.moeIntermediateSize = required(kMoeHiddenDim, "the experts' hidden dim");
+    if (c.isMoe()) c.moeIntermediateSize = required(kMoeHiddenDim, "the experts' hidden dim");
     c.useQkNorm = c.architecture != "llama";
 
     const int32_t type = required(kWeightType, "the weight type");
@@ -132,8 +132,8 @@ std::optional<HeaderPairs> legacyHeader(const ModelConfig& c, DType weightType) 
     if (c.normEps != 1e-5 && c.normEps != 1e-6) return std::nullopt;
     if (c.attentionBias || c.nNextnLayers > 0 || weightType == DType::BF16 || c.rotaryDim != c.headDim)
         return std::nullopt;
-    if (c.isMixture() && !(c.normTopkProb && c.firstMoeLayer == 0 && c.nSharedExperts == 0 && c.nGroups == 1 &&
-                           c.routedScalingFactor == 1.0 && c.scoringFunc == "softmax"))
+    if (c.isMoe() && !(c.normTopkProb && c.firstMoeLayer == 0 && c.nSharedExperts == 0 && c.nGroups == 1 &&
+                       c.routedScalingFactor == 1.0 && c.scoringFunc == "softmax"))
         return std::nullopt;
 
     int32_t type = 0;
@@ -161,7 +161,7 @@ std::optional<HeaderPairs> legacyHeader(const ModelConfig& c, DType weightType) 
     }
     pairs.push_back({kHeadDim, c.headDim});
     pairs.push_back({kNormEpsilon, c.normEps == 1e-5 ? 5 : 6});
-    if (c.isMixture()) pairs.push_back({kMoeHiddenDim, c.moeIntermediateSize});
+    if (c.isMoe()) pairs.push_back({kMoeHiddenDim, c.moeIntermediateSize});
     return pairs;
 }
 
@@ -185,7 +185,7 @@ std::vector<TensorInfo> legacyTensors(const ModelConfig& c, DType weight) {
         matrix(prefix + "attn.k.weight", c.kvDim(), c.hiddenSize, weight);
         matrix(prefix + "attn.v.weight", c.kvDim(), c.hiddenSize, weight);
         matrix(prefix + "attn.o.weight", c.hiddenSize, c.qDim(), weight);
-        if (c.isMixture()) {
+        if (c.isMoe()) {
             matrix(prefix + "moe.router.weight", c.nRoutedExperts, c.hiddenSize, DType::F32);
             for (int e = 0; e < c.nRoutedExperts; e++)
                 mlp(fmt::format("{}moe.experts.{}.", prefix, e), c.moeIntermediateSize);

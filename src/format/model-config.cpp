@@ -131,7 +131,7 @@ std::string modelConfigToJson(const ModelConfig& c) {
                    {"eos_token_ids", c.eosTokenIds},
                    {"use_qk_norm", c.useQkNorm},
                    {"num_nextn_predict_layers", c.nNextnLayers}};
-    if (c.isMixture()) {
+    if (c.isMoe()) {
         object["n_routed_experts"] = c.nRoutedExperts;
         object["num_experts_per_tok"] = c.nExpertsPerToken;
         object["n_shared_experts"] = c.nSharedExperts;
@@ -204,7 +204,7 @@ void checkModelConfig(const ModelConfig& c, const std::string& origin) {
     within("num_attention_heads", c.nHeads, 1, 4096);
     within("num_key_value_heads", c.nKvHeads, 1, c.nHeads);
     within("head_dim", c.headDim, 8, 256);
-    within("intermediate_size", c.intermediateSize, c.isMixture() ? 0 : 32, 1 << 20);
+    within("intermediate_size", c.intermediateSize, c.isMoe() ? 0 : 32, 1 << 20);
     within("vocab_size", c.vocabSize, 1, 1 << 24);
     within("max_position_embeddings", c.maxPositions, 1, 1 << 24);
     within("rotary_dim", c.rotaryDim, 2, c.headDim);
@@ -221,7 +221,7 @@ void checkModelConfig(const ModelConfig& c, const std::string& origin) {
         !(c.ropeScaling.factor > 0.0 && c.ropeScaling.originalMaxPositions > 0.0))
         throw FormatError("{}: rope_scaling factor is {}, original_max_position_embeddings {}", origin,
                           c.ropeScaling.factor, c.ropeScaling.originalMaxPositions);
-    if (!c.isMixture()) return;
+    if (!c.isMoe()) return;
     within("num_experts_per_tok", c.nExpertsPerToken, 1, c.nRoutedExperts);
     within("n_shared_experts", c.nSharedExperts, 0, 64);
     within("moe_intermediate_size", c.moeIntermediateSize, 32, 1 << 20);

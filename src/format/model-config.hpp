@@ -58,7 +58,7 @@ struct ModelConfig {
     int maskTokenId = -1;
     int bosTokenId = -1;
 
-    bool isMixture() const { return nRoutedExperts > 0; }
+    bool isMoe() const { return nRoutedExperts > 0; }
     int qDim() const { return nHeads * headDim; }
     int kvDim() const { return nKvHeads * headDim; }
 };

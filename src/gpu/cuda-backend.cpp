@@ -7,11 +7,11 @@
 #include <optional>
 
 #include "base/errors.hpp"
+#include "gpu/cublas-gemm.hpp"
 #include "gpu/cuda-device.hpp"
 #include "gpu/cuda-inputs.hpp"
 #include "gpu/cuda-weights.hpp"
 #include "gpu/kernels/kernels.hpp"
-#include "gpu/library-product.hpp"
 
 namespace dllama {
 
@@ -261,8 +261,8 @@ class CudaBackend final : public Backend, public CudaDevice {
     void experts(const StepInputs& step, const Activations& in, const Routing& routing, const ExpertSet& experts,
                  Activations& out) override;
 
-    void mixture(const StepInputs& step, const Activations& in, const Mixture& m, Activations& hidden, Routing& routing,
-                 Activations& out) override;
+    void moe(const StepInputs& step, const Activations& in, const MoeOp& m, Activations& hidden, Routing& routing,
+             Activations& out) override;
 
     void gatherOutputs(const StepInputs& step, const Activations& x, Activations& out) override {
         if (step.nOutputs == 0) return;
@@ -278,23 +278,23 @@ class CudaBackend final : public Backend, public CudaDevice {
         quantize(step.nOutputs, logits);
     }
 
-    void bestLogits(const StepInputs& step, const Activations& logits, int firstToken, int k,
-                    Activations& out) override {
+    void topLogits(const StepInputs& step, const Activations& logits, int firstToken, int k,
+                   Activations& out) override {
         if (step.nOutputs == 0) return;
-        DLLAMA_CHECK(canBestLogits(logits.cols, k));
-        BestLogitsParams p{};
+        DLLAMA_CHECK(canTopLogits(logits.cols, k));
+        TopLogitsParams p{};
         p.rows = step.nOutputs;
         p.cols = logits.cols;
         p.k = k;
         p.firstToken = firstToken;
         p.logits = logits.f32;
         p.temperatures = step.outputTemperatures;
-        p.keys = scratch<unsigned long long>(Scratch::BestKeys, bestLogitsKeys(p.rows, p.cols));
-        p.parts = scratch<float2>(Scratch::BestParts, bestLogitsParts(p.rows, p.cols));
+        p.keys = scratch<unsigned long long>(Scratch::BestKeys, topLogitsKeys(p.rows, p.cols));
+        p.parts = scratch<float2>(Scratch::BestParts, topLogitsParts(p.rows, p.cols));
         p.arrived = scratch<int32_t>(Scratch::Arrived, p.rows);
         p.out = out.f32;
         p.outCols = out.cols;
-        launchBestLogits(p, stream_);
+        launchTopLogits(p, stream_);
     }
 
   private:
@@ -340,11 +340,11 @@ class CudaBackend final : public Backend, public CudaDevice {
     }
     /// Nothing has to be widened here: it pays wherever steps are not recorded.
     bool usesLibraryForFloats(int rows, DType dtype) const {
-        return LibraryProduct::takesFloats(dtype, stream_) && options_.halfProducts && !recording_ &&
+        return CublasGemm::takesFloats(dtype, stream_) && options_.halfProducts && !recording_ &&
                (rows > kMaxGraphTokens || usesLibrary(rows));
     }
-    LibraryProduct& library() {
-        if (!library_) library_ = std::make_unique<LibraryProduct>(stream_);
+    CublasGemm& library() {
+        if (!library_) library_ = std::make_unique<CublasGemm>(stream_);
         return *library_;
     }
     /// The rows' Q80 form as f16 for launchMatmul.
@@ -370,7 +370,7 @@ class CudaBackend final : public Backend, public CudaDevice {
     Stream stream_;
     std::string name_;
     WeightLoader loader_;
-    std::unique_ptr<LibraryProduct> library_;  // when first needed
+    std::unique_ptr<CublasGemm> library_;  // when first needed
     CudaInputs inputs_;
     struct Memory {
         size_t bytes = 0;
@@ -415,7 +415,7 @@ void CudaBackend::run(const std::string& shape, const std::function<void()>& bod
     if (step.nTokens > kMaxGraphTokens) return body();
     // What kernels take from the batch as numbers, beside what the caller names.
     const std::string key = fmt::format("{}|{} {} {} {} {} {}", shape, step.nTokens, step.nSequences, step.nOutputs,
-                                        std::bit_ceil(static_cast<unsigned>(step.maxVisible)),
+                                        std::bit_ceil(static_cast<unsigned>(step.maxContextLength)),
                                         static_cast<int>(step.embeddingType), ofDifferentSequences(*step.host));
     const auto found = graphs_.find(key);
     if (found == graphs_.end()) {
@@ -561,7 +561,7 @@ AttentionParams CudaBackend::attentionParams(const StepInputs& step, const Activ
     p.nTokens = step.nTokens;
     p.nSequences = step.nSequences;
     p.maxBlocks = step.maxBlocks;
-    p.maxVisible = static_cast<int>(std::bit_ceil(static_cast<unsigned>(step.maxVisible)));
+    p.maxContextLength = static_cast<int>(std::bit_ceil(static_cast<unsigned>(step.maxContextLength)));
     p.qkv = qkv.f32;
     p.qkvCols = qkv.cols;
     p.nHeads = shape.nHeads;
@@ -572,7 +572,7 @@ AttentionParams CudaBackend::attentionParams(const StepInputs& step, const Activ
     p.k = kv.k;
     p.v = kv.v;
     p.f32Cache = kv.dtype == DType::F32;
-    p.visible = step.visible;
+    p.contextLengths = step.contextLengths;
     p.sequences = step.sequences;
     p.blockTables = step.blockTables;
     p.out = rowsOf(out);
@@ -624,8 +624,8 @@ void CudaBackend::experts(const StepInputs& step, const Activations& in, const R
     quantize(step.nTokens, out);
 }
 
-void CudaBackend::mixture(const StepInputs& step, const Activations& in, const Mixture& m, Activations& hidden,
-                          Routing& routing, Activations& out) {
+void CudaBackend::moe(const StepInputs& step, const Activations& in, const MoeOp& m, Activations& hidden,
+                      Routing& routing, Activations& out) {
     const ExpertWeights none, &w = m.experts ? static_cast<const CudaExperts&>(*m.experts).weights : none;
     const auto alike = [](const Matrix& shared, const Weights& routed) {
         const Weights& s = weightsOf(shared);
@@ -633,7 +633,7 @@ void CudaBackend::mixture(const StepInputs& step, const Activations& in, const M
     };
     if (step.nTokens > kFewRouted || w.gate.rows == 0 || !isQuantized(w.gate.dtype) || !m.gate ||
         !alike(*m.gate, w.gate) || !alike(*m.up, w.up) || !alike(*m.down, w.down))
-        return Backend::mixture(step, in, m, hidden, routing, out);
+        return Backend::moe(step, in, m, hidden, routing, out);
     route(step, in, *m.router, routing);
     fewExperts(step, in, routing, w, {weightsOf(*m.gate), weightsOf(*m.up), weightsOf(*m.down), rowsOf(hidden).q}, out);
     quantize(step.nTokens, out);

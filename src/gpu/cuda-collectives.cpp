@@ -96,7 +96,7 @@ class CudaCollectives final : public DeviceCollectives {
 
     /// The name of a group of this process, or an id of NCCL; of the former with the latter behind it where large sums
     /// go through NCCL.
-    std::string newMeeting(Collectives how) const override {
+    std::string newRendezvous(Collectives how) const override {
         std::string nccl;
 #ifdef DLLAMA_HAS_NCCL
         if (const NcclLibrary* library = ncclLibrary()) {
@@ -111,22 +111,22 @@ class CudaCollectives final : public DeviceCollectives {
         return how == Collectives::Peer ? randomHex(4) + ":" + nccl : nccl;
     }
 
-    std::unique_ptr<Communicator> join(const Seat& seat, Backend& backend, Communicator& host,
+    std::unique_ptr<Communicator> join(const CollectiveMember& member, Backend& backend, Communicator& host,
                                        std::stop_token lost) const override {
         check(cudaSetDevice(gpuIndex_), "cudaSetDevice");
-        if (seat.how == Collectives::Nccl) return joinNccl(seat, seat.meeting, backend, host, lost);
-        const size_t colon = seat.meeting.find(':');
-        if (seat.how != Collectives::Peer || colon == std::string::npos || seat.nRanks > kMaxPeers)
-            throw ProtocolError("{} collectives of {} ranks by the name of {}", static_cast<int>(seat.how), seat.nRanks,
-                                seat.meeting);
-        const std::shared_ptr<PeerGroup> group = peerGroup(seat.meeting, seat.nRanks);
-        auto result = std::make_unique<PeerCommunicator>(group, seat.rank, seat.nRanks, backend, lost);
-        const std::string nccl = seat.meeting.substr(colon + 1);
+        if (member.how == Collectives::Nccl) return joinNccl(member, member.rendezvous, backend, host, lost);
+        const size_t colon = member.rendezvous.find(':');
+        if (member.how != Collectives::Peer || colon == std::string::npos || member.nRanks > kMaxPeers)
+            throw ProtocolError("{} collectives of {} ranks by the name of {}", static_cast<int>(member.how),
+                                member.nRanks, member.rendezvous);
+        const std::shared_ptr<PeerGroup> group = peerGroup(member.rendezvous, member.nRanks);
+        auto result = std::make_unique<PeerCommunicator>(group, member.rank, member.nRanks, backend, lost);
+        const std::string nccl = member.rendezvous.substr(colon + 1);
         if (nccl.empty()) return result;
         // NCCL is a convenience here: without it large sums are made in pieces.
         std::unique_ptr<Communicator> large;
         try {
-            large = joinNccl(seat, nccl, backend, host, lost);
+            large = joinNccl(member, nccl, backend, host, lost);
         } catch (const PeerLost&) {
             if (lost.stop_requested()) throw;
         }
@@ -135,16 +135,16 @@ class CudaCollectives final : public DeviceCollectives {
     }
 
   private:
-    static std::unique_ptr<Communicator> joinNccl(const Seat& seat, const std::string& id, Backend& backend,
-                                                  Communicator& host, const std::stop_token& lost) {
+    static std::unique_ptr<Communicator> joinNccl(const CollectiveMember& member, const std::string& id,
+                                                  Backend& backend, Communicator& host, const std::stop_token& lost) {
 #ifdef DLLAMA_HAS_NCCL
         if (const NcclLibrary* library = ncclLibrary())
-            return std::make_unique<NcclCommunicator>(*library, idFromHex(id), seat.rank, seat.nRanks, backend, host,
-                                                      lost);
+            return std::make_unique<NcclCommunicator>(*library, idFromHex(id), member.rank, member.nRanks, backend,
+                                                      host, lost);
 #else
         static_cast<void>(backend), static_cast<void>(host), static_cast<void>(lost);
 #endif
-        throw ProtocolError("NCCL is not here to join {} ranks by the id {}", seat.nRanks, id);
+        throw ProtocolError("NCCL is not here to join {} ranks by the id {}", member.nRanks, id);
     }
 
     const int gpuIndex_;

@@ -47,7 +47,7 @@ bool CudaInputs::upload(const Batch& batch, const Stream& stream) {
         return address;
     };
     step_.positions = place(batch.positions, rowCapacity_);
-    step_.visible = place(batch.visible, rowCapacity_);
+    step_.contextLengths = place(batch.contextLengths, rowCapacity_);
     step_.sequences = place(batch.sequences, rowCapacity_);
     step_.outputRows = place(batch.outputRows, rowCapacity_);
     step_.outputTemperatures = place(batch.outputTemperatures, rowCapacity_);
@@ -68,9 +68,9 @@ bool CudaInputs::upload(const Batch& batch, const Stream& stream) {
     step_.nSequences = batch.nSequences;
     step_.maxBlocks = tableWidth_;
     step_.nOutputs = batch.nOutputs();
-    step_.maxVisible = 0;
-    for (const int32_t visible : batch.visible)
-        step_.maxVisible = std::max(step_.maxVisible, static_cast<int>(visible));
+    step_.maxContextLength = 0;
+    for (const int32_t contextLength : batch.contextLengths)
+        step_.maxContextLength = std::max(step_.maxContextLength, static_cast<int>(contextLength));
     step_.embeddingType = batch.embeddingType;
     step_.host = &batch;
     return !fits;

@@ -97,7 +97,7 @@ void NcclCommunicator::watch(std::stop_token closing) {
     comm_ = nullptr;
 }
 
-void NcclCommunicator::allReduceSum(const StepInputs& step, Activations& x) {
+void NcclCommunicator::allReduce(const StepInputs& step, Activations& x) {
     sum(x.f32, static_cast<size_t>(step.nTokens) * x.cols);
     device_.updateForms(step.nTokens, x);
 }

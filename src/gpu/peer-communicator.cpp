@@ -30,9 +30,9 @@ PeerCommunicator::~PeerCommunicator() {
     }
 }
 
-void PeerCommunicator::allReduceSum(const StepInputs& step, Activations& x) {
+void PeerCommunicator::allReduce(const StepInputs& step, Activations& x) {
     const size_t n = static_cast<size_t>(step.nTokens) * x.cols;
-    if (large_ && n > kPeerMaxBlocks * kPeerBlockValues) return large_->allReduceSum(step, x);
+    if (large_ && n > kPeerMaxBlocks * kPeerBlockValues) return large_->allReduce(step, x);
     sum(x.f32, n);
     device_.updateForms(step.nTokens, x);
 }

@@ -19,7 +19,7 @@ class PeerCommunicator final : public Communicator {
 
     int rank() const override { return rank_; }
     int nRanks() const override { return nRanks_; }
-    void allReduceSum(const StepInputs& step, Activations& x) override;
+    void allReduce(const StepInputs& step, Activations& x) override;
     void gatherRows(std::span<const float> mine, int nRows, std::span<const int> colsOfRank, float* all) override;
 
     /// The first n values become their sums over all ranks.

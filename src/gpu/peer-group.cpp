@@ -28,7 +28,7 @@ PeerGroup::PeerGroup(int nRanks) : seats_(nRanks), stop_(allocatePinned(sizeof(u
 /// Pools can be opened to single other GPUs, unlike ordinary memory, all of which they would have to map.
 void PeerGroup::sit(int rank, int gpuIndex) {
     const std::lock_guard lock(mutex_);
-    Seat& seat = seats_[rank];
+    CollectiveMember& member = seats_[rank];
     DLLAMA_CHECK(!seat.taken);
     check(cudaSetDevice(gpuIndex), "cudaSetDevice");
     cudaMemPoolProps properties{};
@@ -53,10 +53,10 @@ void PeerGroup::sit(int rank, int gpuIndex) {
 bool PeerGroup::meet(int rank, std::stop_token lost) {
     std::unique_lock lock(mutex_);
     const bool complete = changed_.wait_for(lock, std::move(lost), kMeetLimit, [&] {
-        return std::all_of(seats_.begin(), seats_.end(), [](const Seat& seat) { return seat.taken; });
+        return std::all_of(seats_.begin(), seats_.end(), [](const CollectiveMember& member) { return seat.taken; });
     });
     if (!complete) return false;
-    for (const Seat& other : seats_) {
+    for (const CollectiveMember& other : seats_) {
         if (&other == &seats_[rank]) continue;
         cudaMemAccessDesc access{};
         access.location = {cudaMemLocationTypeDevice, seats_[rank].gpuIndex};
@@ -108,7 +108,7 @@ bool PeerGroup::waitUntil(const Condition& condition) const {
 bool PeerGroup::gatherRows(int rank, std::span<const float> mine, int nRows, std::span<const int> colsOfRank,
                            float* all) {
     if (rank != 0) {
-        Seat& seat = seats_[rank];
+        CollectiveMember& member = seats_[rank];
         if (!waitUntil([&] { return seat.nTaken == seat.nLeft; })) return false;
         seat.rows.assign(mine.begin(), mine.end());
         seat.nLeft++;
@@ -117,7 +117,7 @@ bool PeerGroup::gatherRows(int rank, std::span<const float> mine, int nRows, std
     const int width = std::accumulate(colsOfRank.begin(), colsOfRank.end(), 0);
     int column = 0;
     for (size_t r = 0; r < seats_.size(); column += colsOfRank[r++]) {
-        Seat& seat = seats_[r];
+        CollectiveMember& member = seats_[r];
         if (r != 0 && !waitUntil([&] { return seat.nLeft != seat.nTaken; })) return false;
         const float* rows = r == 0 ? mine.data() : seat.rows.data();
         const size_t cols = colsOfRank[r];

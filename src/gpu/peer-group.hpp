@@ -41,7 +41,7 @@ class PeerGroup {
     bool gatherRows(int rank, std::span<const float> mine, int nRows, std::span<const int> colsOfRank, float* all);
 
   private:
-    struct Seat {
+    struct CollectiveMember {
         bool taken = false;
         int gpuIndex = 0;
         std::unique_ptr<CUmemPoolHandle_st, cudaError_t (*)(cudaMemPool_t)> pool{nullptr, cudaMemPoolDestroy};
@@ -54,7 +54,7 @@ class PeerGroup {
     template <typename Condition>
     bool waitUntil(const Condition& condition) const;
 
-    std::vector<Seat> seats_;
+    std::vector<CollectiveMember> seats_;
     DeviceMemory stop_;  // a uint32_t that GPUs read
     std::mutex mutex_;
     std::condition_variable_any changed_;

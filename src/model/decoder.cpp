@@ -10,14 +10,14 @@ namespace dllama {
 
 namespace {
 
-Mixture mixtureOf(const MoeWeights& w) {
+MoeOp moeOpOf(const MoeWeights& w) {
     return {&w.router, w.experts.get(), w.shared.gate.get(), w.shared.up.get(), w.shared.down.get()};
 }
 
 }  // namespace
 
-Decoder::Decoder(const Architecture& arch, const ShardPlan& plan, int rank, const Weights& weights, Backend& backend,
-                 Communicator& comm, const DecoderLimits& limits)
+Decoder::Decoder(const Architecture& arch, const ShardPlan& plan, int rank, const RankWeights& weights,
+                 Backend& backend, Communicator& comm, const DecoderLimits& limits)
     : arch_(arch),
       plan_(plan),
       rank_(rank),
@@ -49,27 +49,27 @@ Decoder::Decoder(const Architecture& arch, const ShardPlan& plan, int rank, cons
     buffers_.hidden = backend.allocateActivations(rows, share.ffn.size(), true);
     buffers_.shared = backend.allocateActivations(rows, share.shared.size(), true);
     buffers_.y = backend.allocateActivations(rows, c.hiddenSize, false);
-    if (c.isMixture()) buffers_.routing = backend.allocateRouting(rows, c.nExpertsPerToken);
+    if (c.isMoe()) buffers_.routing = backend.allocateRouting(rows, c.nExpertsPerToken);
     last_ = backend.allocateActivations(limits.maxOutputs, c.hiddenSize, true);
     logits_ = backend.allocateActivations(limits.maxOutputs, share.vocabulary.size(), false);
-    best_[0] = backend.allocateActivations(limits.maxOutputs, bestLogitsCols(1), false);
-    best_[1] = backend.allocateActivations(limits.maxOutputs, bestLogitsCols(kMaxBestLogits), false);
+    best_[0] = backend.allocateActivations(limits.maxOutputs, topLogitsCols(1), false);
+    best_[1] = backend.allocateActivations(limits.maxOutputs, topLogitsCols(kMaxTopLogits), false);
 }
 
 void Decoder::forward(const Batch& batch, std::vector<float>& best) {
     DLLAMA_CHECK(batch.nTokens > 0 && batch.nTokens <= limits_.maxTokens && batch.nOutputs() <= limits_.maxOutputs);
-    DLLAMA_CHECK(batch.nBest == 0 || batch.nBest == 1 || batch.nBest == kMaxBestLogits);
+    DLLAMA_CHECK(batch.nTop == 0 || batch.nTop == 1 || batch.nTop == kMaxTopLogits);
     const StepInputs& step = backend_.upload(batch);
-    const int nBest = batch.nBest;
-    Activations& bestOut = best_[nBest > 1 ? 1 : 0];
+    const int nTop = batch.nTop;
+    Activations& bestOut = best_[nTop > 1 ? 1 : 0];
     nOutputs_ = step.nOutputs;
 
     // Attention kernels may size their work by the context's bucket, so it is part of the shape.
-    const std::string shape = fmt::format("{}/{}/{}/{}/{}", step.nTokens, step.nSequences, nOutputs_, nBest,
-                                          std::bit_ceil(static_cast<unsigned>(step.maxVisible)));
+    const std::string shape = fmt::format("{}/{}/{}/{}/{}", step.nTokens, step.nSequences, nOutputs_, nTop,
+                                          std::bit_ceil(static_cast<unsigned>(step.maxContextLength)));
     backend_.run(shape, [&] {
-        if (batch.inHalves && canHalve())
-            runLayersInHalves(step);
+        if (batch.microbatched && canMicrobatch())
+            runLayersMicrobatched(step);
         else
             runLayers(step);
         if (nOutputs_ == 0) return;
@@ -77,11 +77,11 @@ void Decoder::forward(const Batch& batch, std::vector<float>& best) {
             backend_.gatherOutputs(step, buffers_.normed, last_);
             backend_.head(step, last_, *weights_.head, logits_);
         }
-        if (nBest > 0) backend_.bestLogits(step, logits_, plan_.share(rank_).vocabulary.begin, nBest, bestOut);
+        if (nTop > 0) backend_.topLogits(step, logits_, plan_.share(rank_).vocabulary.begin, nTop, bestOut);
     });
 
     best.clear();
-    if (nOutputs_ == 0 || nBest == 0) return;
+    if (nOutputs_ == 0 || nTop == 0) return;
     gather(bestOut, std::vector<int>(plan_.nRanks(), bestOut.cols), best);
 }
 
@@ -106,8 +106,8 @@ void Decoder::runLayers(const StepInputs& step) {
         for (const Block block : {Block::Attention, Block::FeedForward}) {
             compute(step, layer, block, buffers_);
             prefetchBehind(layer, block);
-            comm_.allReduceSum(step, buffers_.y);
-            addSum(step, layer, block, buffers_);
+            comm_.allReduce(step, buffers_.y);
+            addResidual(step, layer, block, buffers_);
         }
 }
 
@@ -121,37 +121,37 @@ Decoder::Buffers Decoder::rowsFrom(int first) {
     return b;
 }
 
-void Decoder::runLayersInHalves(const StepInputs& step) {
+void Decoder::runLayersMicrobatched(const StepInputs& step) {
     const int first = step.nTokens / 2;
     StepInputs steps[2] = {step, step};
     steps[0].nTokens = first;
     StepInputs& later = steps[1];
     later.nTokens -= first;
     later.positions += first;
-    later.visible += first;
+    later.contextLengths += first;
     later.ropePositions += first;
     later.sequences += first;
-    Buffers halves[2] = {rowsFrom(0), rowsFrom(first)};
+    Buffers microbatches[2] = {rowsFrom(0), rowsFrom(first)};
 
     backend_.embed(step, buffers_.x);
     backend_.addNorm(step, {.x = &buffers_.x, .next = &weights_.layers[0].attnNorm, .out = &buffers_.normed});
-    struct Travelling {
+    struct PendingAllReduce {
         size_t layer;
         Block block;
         int half;
     };
-    std::optional<Travelling> sum;
+    std::optional<PendingAllReduce> sum;
     for (size_t layer = 0; layer < weights_.layers.size(); layer++)
         for (const Block block : {Block::Attention, Block::FeedForward})
             for (const int half : {0, 1}) {
-                compute(steps[half], layer, block, halves[half]);
-                if (sum) comm_.endSum(steps[sum->half], halves[sum->half].y);
-                comm_.beginSum(steps[half], halves[half].y);
-                if (sum) addSum(steps[sum->half], sum->layer, sum->block, halves[sum->half]);
+                compute(steps[half], layer, block, microbatches[half]);
+                if (sum) comm_.waitAllReduce(steps[sum->half], microbatches[sum->half].y);
+                comm_.startAllReduce(steps[half], microbatches[half].y);
+                if (sum) addResidual(steps[sum->half], sum->layer, sum->block, microbatches[sum->half]);
                 sum = {layer, block, half};
             }
-    comm_.endSum(steps[sum->half], halves[sum->half].y);
-    addSum(steps[sum->half], sum->layer, sum->block, halves[sum->half]);
+    comm_.waitAllReduce(steps[sum->half], microbatches[sum->half].y);
+    addResidual(steps[sum->half], sum->layer, sum->block, microbatches[sum->half]);
 }
 
 void Decoder::compute(const StepInputs& step, size_t layer, Block block, Buffers& b) {
@@ -163,7 +163,7 @@ void Decoder::compute(const StepInputs& step, size_t layer, Block block, Buffers
                         kv_[layer], b.context);
         backend_.linear(step, b.context, *w.o, b.y);
     } else if (w.moe) {
-        backend_.mixture(step, b.normed, mixtureOf(*w.moe), b.shared, b.routing, b.y);
+        backend_.moe(step, b.normed, moeOpOf(*w.moe), b.shared, b.routing, b.y);
     } else if (w.ffn.up) {
         backend_.ffnUp(step, b.normed, w.ffn.gate.get(), *w.ffn.up, arch_.activation, b.hidden);
         backend_.linear(step, b.hidden, *w.ffn.down, b.y);
@@ -172,7 +172,7 @@ void Decoder::compute(const StepInputs& step, size_t layer, Block block, Buffers
     }
 }
 
-void Decoder::addSum(const StepInputs& step, size_t layer, Block block, Buffers& b) {
+void Decoder::addResidual(const StepInputs& step, size_t layer, Block block, Buffers& b) {
     const LayerWeights& w = weights_.layers[layer];
     const bool isLast = layer + 1 == weights_.layers.size();
     const std::optional<Norm>& post = block == Block::Attention ? w.postAttnNorm : w.postFfnNorm;
@@ -210,7 +210,7 @@ size_t Decoder::bufferBytes(const Architecture& arch, const RankShare& share, co
                           share.ffn.size() + share.shared.size();
     const size_t perToken = (sizeof(float) + 1) * values;  // f32, and about a byte for the Q80 forms
     const size_t perOutput = sizeof(float) * (static_cast<size_t>(c.hiddenSize) + share.vocabulary.size() +
-                                              bestLogitsCols(1) + bestLogitsCols(kMaxBestLogits));
+                                              topLogitsCols(1) + topLogitsCols(kMaxTopLogits));
     const size_t rope = size_t{2} * limits.maxPositions * c.rotaryDim / 2 * sizeof(float);
     return limits.maxTokens * perToken + limits.maxOutputs * perOutput + rope;
 }

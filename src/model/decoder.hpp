@@ -26,10 +26,10 @@ struct DecoderLimits {
 /// outlive it. Not thread-safe.
 class Decoder {
   public:
-    Decoder(const Architecture& arch, const ShardPlan& plan, int rank, const Weights& weights, Backend& backend,
+    Decoder(const Architecture& arch, const ShardPlan& plan, int rank, const RankWeights& weights, Backend& backend,
             Communicator& comm, const DecoderLimits& limits);
 
-    /// Runs one step. If batch.nBest is not 0, `best` becomes, on rank 0, (nOutputs, nRanks * bestLogitsCols(nBest)):
+    /// Runs one step. If batch.nTop is not 0, `best` becomes, on rank 0, (nOutputs, nRanks * topLogitsCols(nTop)):
     /// what each rank found in its part of the vocabulary. Throws PeerLost if a rank is lost on the way; the KV cache
     /// is then undefined.
     void forward(const Batch& batch, std::vector<float>& best);
@@ -38,9 +38,9 @@ class Decoder {
     /// True if gatherLogits() costs next to nothing, so that there is no point in looking for the best ones.
     bool logitsAreNear() const { return plan_.nRanks() == 1 && backend_.isHost(); }
 
-    /// True if batches may go in halves. False where tokens see later ones or have two positions (the original GLM),
-    /// and where sums do not travel while this rank computes.
-    bool canHalve() const { return comm_.sumsTravel() && !arch_.prefixMask && arch_.ropeParts == 1; }
+    /// True if batches may go in microbatches. False where tokens see later ones or have two positions (the original
+    /// GLM), and where sums do not travel while this rank computes.
+    bool canMicrobatch() const { return comm_.overlaps() && !arch_.prefixMask && arch_.ropeParts == 1; }
 
     const DecoderLimits& limits() const { return limits_; }
     size_t kvBytes() const { return kvBytes_; }
@@ -67,12 +67,12 @@ class Decoder {
     /// normed = the last norm behind all layers of x = the embedding rows.
     void runLayers(const StepInputs& step);
     /// The same, half of the tokens after the other: while one half's sum is on its way, the other half is computed.
-    void runLayersInHalves(const StepInputs& step);
+    void runLayersMicrobatched(const StepInputs& step);
     Buffers rowsFrom(int first);
     /// y = this rank's part of attention(normed) or ffn(normed).
     void compute(const StepInputs& step, size_t layer, Block block, Buffers& b);
     /// x += y; normed = what comes next reads.
-    void addSum(const StepInputs& step, size_t layer, Block block, Buffers& b);
+    void addResidual(const StepInputs& step, size_t layer, Block block, Buffers& b);
     /// Names what is read behind the block whichever experts are chosen.
     void prefetchBehind(size_t layer, Block block);
     void gather(const Activations& from, std::span<const int> colsOfRank, std::vector<float>& all);
@@ -80,7 +80,7 @@ class Decoder {
     const Architecture& arch_;
     const ShardPlan& plan_;
     const int rank_;
-    const Weights& weights_;
+    const RankWeights& weights_;
     Backend& backend_;
     Communicator& comm_;
     const DecoderLimits limits_;
@@ -94,7 +94,7 @@ class Decoder {
     Buffers buffers_;
     Activations last_;     // (nOutputs, dim)
     Activations logits_;   // (nOutputs, vocabulary slice)
-    Activations best_[2];  // (nOutputs, bestLogitsCols(1) or bestLogitsCols(kMaxBestLogits))
+    Activations best_[2];  // (nOutputs, topLogitsCols(1) or topLogitsCols(kMaxTopLogits))
     int nOutputs_ = 0;     // of the last step
     std::vector<float> local_;
 };

@@ -25,8 +25,8 @@ class Loader {
         }
     }
 
-    Weights load(ThreadPool& pool, const LoadProgress& progress) {
-        Weights weights;
+    RankWeights load(ThreadPool& pool, const LoadProgress& progress) {
+        RankWeights weights;
         weights.layers.resize(arch_.config.nLayers);
         for (int i = 0; i < arch_.config.nLayers; i++) layer(i, weights.layers[i]);
         norm("final_norm", weights.finalNorm);
@@ -115,13 +115,13 @@ class Loader {
         if (arch_.postNorms) norm(prefix + "post_attn_norm", w.postAttnNorm.emplace());
         norm(prefix + "ffn_norm", w.ffnNorm);
         if (arch_.isMoeLayer(index))
-            mixture(prefix + "moe.", w.moe.emplace());
+            moe(prefix + "moe.", w.moe.emplace());
         else
             ffn(prefix + "ffn.", w.ffn);
         if (arch_.postNorms) norm(prefix + "post_ffn_norm", w.postFfnNorm.emplace());
     }
 
-    void mixture(const std::string& prefix, MoeWeights& w) {
+    void moe(const std::string& prefix, MoeWeights& w) {
         const ModelConfig& c = arch_.config;
         w.router.score = c.scoringFunc == "sigmoid" ? Router::Score::Sigmoid : Router::Score::Softmax;
         w.router.nExperts = c.nRoutedExperts;
@@ -156,8 +156,8 @@ class Loader {
 
 }  // namespace
 
-Weights loadWeights(const Architecture& arch, const ShardPlan& plan, int rank, const TensorSource& source,
-                    Backend& backend, ThreadPool& pool, const LoadProgress& progress) {
+RankWeights loadWeights(const Architecture& arch, const ShardPlan& plan, int rank, const TensorSource& source,
+                        Backend& backend, ThreadPool& pool, const LoadProgress& progress) {
     return Loader(arch, plan, rank, source, backend).load(pool, progress);
 }
 

@@ -31,12 +31,12 @@ struct LayerWeights {
     std::optional<Norm> postAttnNorm;
     Norm ffnNorm;
     FfnWeights ffn;                 // dense layers
-    std::optional<MoeWeights> moe;  // mixture layers
+    std::optional<MoeWeights> moe;  // moe layers
     std::optional<Norm> postFfnNorm;
 };
 
 /// The weights of one rank.
-struct Weights {
+struct RankWeights {
     std::vector<LayerWeights> layers;
     Norm finalNorm;
     std::unique_ptr<Matrix> head;
@@ -46,8 +46,8 @@ struct Weights {
 using LoadProgress = std::function<void(size_t done, size_t total)>;
 
 /// Reads and lays out what `rank` holds, tensor groups in parallel. Throws FormatError for a damaged tensor.
-Weights loadWeights(const Architecture& arch, const ShardPlan& plan, int rank, const TensorSource& source,
-                    Backend& backend, ThreadPool& pool, const LoadProgress& progress);
+RankWeights loadWeights(const Architecture& arch, const ShardPlan& plan, int rank, const TensorSource& source,
+                        Backend& backend, ThreadPool& pool, const LoadProgress& progress);
 
 /// Bytes of `rank`'s weights as they are stored, the embedding table left out: it stays in the file.
 size_t storedWeightBytes(const Architecture& arch, const ShardPlan& plan, int rank, const TensorSource& source);

@@ -11,8 +11,8 @@ namespace dllama {
 namespace {
 
 struct Counts {
-    int32_t nTokens = 0, nSequences = 0, maxBlocks = 0, nOutputs = 0, nRope = 0, embeddingBytes = 0, nBest = 0,
-            inHalves = 0;
+    int32_t nTokens = 0, nSequences = 0, maxBlocks = 0, nOutputs = 0, nRope = 0, embeddingBytes = 0, nTop = 0,
+            microbatched = 0;
 };
 
 template <typename T>
@@ -48,13 +48,13 @@ void encodeBatch(const Batch& batch, std::vector<std::byte>& out) {
                         batch.nOutputs(),
                         static_cast<int32_t>(batch.ropePositions.size()),
                         static_cast<int32_t>(batch.embeddings.size()),
-                        batch.nBest,
-                        batch.inHalves ? 1 : 0};
+                        batch.nTop,
+                        batch.microbatched ? 1 : 0};
     const auto head = std::as_bytes(std::span(&counts, 1));
     out.assign(head.begin(), head.end());
     append(out, batch.embeddings);
     append(out, batch.positions);
-    append(out, batch.visible);
+    append(out, batch.contextLengths);
     append(out, batch.ropePositions);
     append(out, batch.sequences);
     append(out, batch.blockTables);
@@ -71,14 +71,14 @@ void decodeBatch(std::span<const std::byte> bytes, const BatchLimits& limits, co
                            c.nSequences <= c.nTokens && c.maxBlocks >= 0 && c.maxBlocks <= limits.nKvBlocks &&
                            c.nOutputs >= 0 && c.nOutputs <= std::min(limits.maxOutputs, c.nTokens) &&
                            c.nRope == c.nTokens * limits.ropeParts &&
-                           (c.nBest == 0 || c.nBest == 1 || c.nBest == kMaxBestLogits) &&
-                           (c.inHalves == 0 || (c.inHalves == 1 && c.nTokens > 1));
+                           (c.nTop == 0 || c.nTop == 1 || c.nTop == kMaxTopLogits) &&
+                           (c.microbatched == 0 || (c.microbatched == 1 && c.nTokens > 1));
     if (!countsFit || static_cast<size_t>(c.embeddingBytes) !=
                           storedBytes(limits.embeddingType, static_cast<int64_t>(c.nTokens) * limits.dim))
         throw ProtocolError("{}: a batch of {} tokens, {} sequences, {} blocks and {} outputs is beyond the limits",
                             peer, c.nTokens, c.nSequences, c.maxBlocks, c.nOutputs);
     const size_t tables = static_cast<size_t>(c.nSequences) * c.maxBlocks;
-    const size_t temperatures = c.nBest > 0 ? c.nOutputs : 0;
+    const size_t temperatures = c.nTop > 0 ? c.nOutputs : 0;
     const size_t values = 3 * static_cast<size_t>(c.nTokens) + c.nRope + tables + c.nOutputs + temperatures;
     if (bytes.size() != c.embeddingBytes + values * sizeof(int32_t))
         throw ProtocolError("{}: a batch of {} tokens has {} bytes, must have {}", peer, c.nTokens, bytes.size(),
@@ -89,17 +89,17 @@ void decodeBatch(std::span<const std::byte> bytes, const BatchLimits& limits, co
     batch.embeddingType = limits.embeddingType;
     take(bytes, c.embeddingBytes, batch.embeddings);
     take(bytes, c.nTokens, batch.positions);
-    take(bytes, c.nTokens, batch.visible);
+    take(bytes, c.nTokens, batch.contextLengths);
     take(bytes, c.nRope, batch.ropePositions);
     take(bytes, c.nTokens, batch.sequences);
     take(bytes, tables, batch.blockTables);
     take(bytes, c.nOutputs, batch.outputRows);
-    batch.nBest = c.nBest;
-    batch.inHalves = c.inHalves == 1;
+    batch.nTop = c.nTop;
+    batch.microbatched = c.microbatched == 1;
     take(bytes, temperatures, batch.outputTemperatures);
 
     const int positions = std::min(limits.maxPositions, c.maxBlocks * kKvBlockPositions);
-    if (!allWithin(batch.positions, 0, positions) || !allWithin(batch.visible, 1, positions + 1) ||
+    if (!allWithin(batch.positions, 0, positions) || !allWithin(batch.contextLengths, 1, positions + 1) ||
         !allWithin(batch.ropePositions, 0, limits.maxPositions) || !allWithin(batch.sequences, 0, c.nSequences) ||
         !allWithin(batch.blockTables, 0, limits.nKvBlocks) || !allWithin(batch.outputRows, 0, c.nTokens))
         throw ProtocolError("{}: a batch names a position, block or row that does not exist", peer);

@@ -12,7 +12,7 @@
 /// How a connection begins: TLS if there is a secret, then Hello and Welcome. Both sides check protocol and build.
 namespace dllama {
 
-constexpr int kProtocolVersion = 3;
+constexpr int kProtocolVersion = 4;
 
 /// The program's version: ranks add up the same bits only if they compute alike.
 const char* buildId();

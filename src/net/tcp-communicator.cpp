@@ -7,7 +7,7 @@ namespace dllama {
 
 namespace {
 
-/// However a meeting ends, the backend's threads are done with it.
+/// However a collective ends, the backend's threads are done with it.
 struct PrefetchEnd {
     Backend& backend;
     ~PrefetchEnd() { backend.endPrefetch(); }
@@ -35,12 +35,12 @@ TcpCommunicator::TcpCommunicator(const Options& options, std::vector<Connection*
 
 TcpCommunicator::~TcpCommunicator() {
     const std::lock_guard lock(sumMutex_);
-    if (travelling_ != Travelling::Asked) return;
+    if (travelling_ != PendingAllReduce::Asked) return;
     for (Connection* peer : peers_)
         if (peer != nullptr) peer->shutdown();
 }
 
-void TcpCommunicator::allReduceSum(const StepInputs& step, Activations& x) {
+void TcpCommunicator::allReduce(const StepInputs& step, Activations& x) {
     if (nRanks() == 1) return;
     values_.resize(static_cast<size_t>(step.nTokens) * x.cols);
     backend_.download(x, step.nTokens, values_.data());
@@ -51,26 +51,26 @@ void TcpCommunicator::allReduceSum(const StepInputs& step, Activations& x) {
     backend_.uploadActivations(values_.data(), step.nTokens, x);
 }
 
-void TcpCommunicator::beginSum(const StepInputs& step, Activations& x) {
-    DLLAMA_CHECK(sumsTravel() && travelling_ == Travelling::Nothing);
+void TcpCommunicator::startAllReduce(const StepInputs& step, Activations& x) {
+    DLLAMA_CHECK(overlaps() && travelling_ == PendingAllReduce::Nothing);
     values_.resize(static_cast<size_t>(step.nTokens) * x.cols);
     backend_.download(x, step.nTokens, values_.data());
     if (!sumThread_.joinable())
         sumThread_ = std::jthread([this](const std::stop_token& closing) { serveSums(closing); });
     {
         const std::lock_guard lock(sumMutex_);
-        travelling_ = Travelling::Asked;
+        travelling_ = PendingAllReduce::Asked;
     }
     sumChanged_.notify_all();
 }
 
-void TcpCommunicator::endSum(const StepInputs& step, Activations& x) {
+void TcpCommunicator::waitAllReduce(const StepInputs& step, Activations& x) {
     const Deadline begin = Clock::now();
     {
         std::unique_lock lock(sumMutex_);
-        DLLAMA_CHECK(travelling_ != Travelling::Nothing);
-        sumChanged_.wait(lock, [&] { return travelling_ == Travelling::Done; });
-        travelling_ = Travelling::Nothing;
+        DLLAMA_CHECK(travelling_ != PendingAllReduce::Nothing);
+        sumChanged_.wait(lock, [&] { return travelling_ == PendingAllReduce::Done; });
+        travelling_ = PendingAllReduce::Nothing;
         if (sumError_) std::rethrow_exception(std::exchange(sumError_, nullptr));
     }
     countCollective(begin);
@@ -79,7 +79,7 @@ void TcpCommunicator::endSum(const StepInputs& step, Activations& x) {
 
 void TcpCommunicator::serveSums(const std::stop_token& closing) {
     std::unique_lock lock(sumMutex_);
-    while (sumChanged_.wait(lock, closing, [&] { return travelling_ == Travelling::Asked; })) {
+    while (sumChanged_.wait(lock, closing, [&] { return travelling_ == PendingAllReduce::Asked; })) {
         lock.unlock();
         std::exception_ptr error;
         try {
@@ -89,7 +89,7 @@ void TcpCommunicator::serveSums(const std::stop_token& closing) {
         }
         lock.lock();
         sumError_ = error;
-        travelling_ = Travelling::Done;
+        travelling_ = PendingAllReduce::Done;
         sumChanged_.notify_all();
     }
 }
@@ -211,7 +211,7 @@ bool TcpCommunicator::oneShotIsFaster(const LineCost& cost, int nRanks, size_t b
     return oneShotUs(cost, nRanks, bytes) <= twoStepsUs(cost, nRanks, bytes);
 }
 
-double TcpCommunicator::sumUs(const LineCost& cost, int nRanks, size_t bytes) {
+double TcpCommunicator::allReduceUs(const LineCost& cost, int nRanks, size_t bytes) {
     return std::min(oneShotUs(cost, nRanks, bytes), twoStepsUs(cost, nRanks, bytes));
 }
 

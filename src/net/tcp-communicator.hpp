@@ -29,8 +29,8 @@ struct SyncStatistics {
     uint64_t bytesSent = 0, bytesReceived = 0;  // since the line was measured
 };
 
-/// The ranks' meeting by a full mesh of connections. Every rank adds the parts in rank order and takes its own part in
-/// the form that the others received: all ranks hold the same bits, whatever the wire.
+/// Collectives of the ranks over a full mesh of connections. Every rank adds the parts in rank order and takes its own
+/// part in the form that the others received: all ranks hold the same bits, whatever the wire.
 class TcpCommunicator final : public Communicator {
   public:
     struct Options {
@@ -48,10 +48,10 @@ class TcpCommunicator final : public Communicator {
 
     int rank() const override { return options_.rank; }
     int nRanks() const override { return static_cast<int>(peers_.size()); }
-    void allReduceSum(const StepInputs& step, Activations& x) override;
-    bool sumsTravel() const override { return nRanks() > 1 && backend_.isHost(); }
-    void beginSum(const StepInputs& step, Activations& x) override;
-    void endSum(const StepInputs& step, Activations& x) override;
+    void allReduce(const StepInputs& step, Activations& x) override;
+    bool overlaps() const override { return nRanks() > 1 && backend_.isHost(); }
+    void startAllReduce(const StepInputs& step, Activations& x) override;
+    void waitAllReduce(const StepInputs& step, Activations& x) override;
     void gatherRows(std::span<const float> mine, int nRows, std::span<const int> colsOfRank, float* all) override;
 
     /// Measures the line; all ranks must call it together. What rank 0 measured holds for all.
@@ -64,7 +64,7 @@ class TcpCommunicator final : public Communicator {
     /// True if one exchange of whole vectors of `bytes` is expected to be faster than two exchanges of slices.
     static bool oneShotIsFaster(const LineCost& cost, int nRanks, size_t bytes);
     /// Microseconds that the faster of the two is expected to take.
-    static double sumUs(const LineCost& cost, int nRanks, size_t bytes);
+    static double allReduceUs(const LineCost& cost, int nRanks, size_t bytes);
 
     /// Any thread.
     SyncStatistics statistics() const;
@@ -110,10 +110,10 @@ class TcpCommunicator final : public Communicator {
     std::vector<float> latestUs_;  // a ring
 
     // The sum on its way: its thread has values_, the frames and the connections until it is done.
-    enum class Travelling { Nothing, Asked, Done };
+    enum class PendingAllReduce { Nothing, Asked, Done };
     std::mutex sumMutex_;
     std::condition_variable_any sumChanged_;
-    Travelling travelling_ = Travelling::Nothing;
+    PendingAllReduce travelling_ = PendingAllReduce::Nothing;
     std::exception_ptr sumError_;
     std::jthread sumThread_;  // started by the first such sum
 };

@@ -16,13 +16,13 @@ class Communicator {
     virtual int nRanks() const = 0;
 
     /// x = the sum over all ranks of the first nTokens rows of x. All ranks hold the same bits.
-    virtual void allReduceSum(const StepInputs& step, Activations& x) = 0;
+    virtual void allReduce(const StepInputs& step, Activations& x) = 0;
 
     /// The same in two calls, so that a rank can compute while the sum is on its way. Between them x belongs to the
-    /// sum, and no other call is made. Only worth it where sumsTravel() says so.
-    virtual bool sumsTravel() const { return false; }
-    virtual void beginSum(const StepInputs& step, Activations& x) { allReduceSum(step, x); }
-    virtual void endSum(const StepInputs& /*step*/, Activations& /*x*/) {}
+    /// sum, and no other call is made. Only worth it where overlaps() says so.
+    virtual bool overlaps() const { return false; }
+    virtual void startAllReduce(const StepInputs& step, Activations& x) { allReduce(step, x); }
+    virtual void waitAllReduce(const StepInputs& /*step*/, Activations& /*x*/) {}
 
     /// Rank r contributes `mine`, nRows rows of colsOfRank[r] values; rank 0 receives them side by side in
     /// `all` (nRows, sum of colsOfRank). `all` is ignored on other ranks.
@@ -34,7 +34,7 @@ class SingleRank final : public Communicator {
   public:
     int rank() const override { return 0; }
     int nRanks() const override { return 1; }
-    void allReduceSum(const StepInputs&, Activations&) override {}
+    void allReduce(const StepInputs&, Activations&) override {}
     void gatherRows(std::span<const float> mine, int, std::span<const int>, float* all) override {
         std::copy(mine.begin(), mine.end(), all);
     }

@@ -27,12 +27,12 @@ struct DeviceIdentity {
 };
 
 /// One rank's place in a cluster.
-struct Seat {
+struct CollectiveMember {
     Collectives how = Collectives::Tcp;
     int rank = 0;
     int nRanks = 1;
-    /// What newMeeting() of rank 0 returned.
-    std::string meeting;
+    /// What newRendezvous() of rank 0 returned.
+    std::string rendezvous;
 };
 
 /// What one device offers to its rank.
@@ -42,12 +42,12 @@ class DeviceCollectives {
     virtual DeviceIdentity identity() const = 0;
 
     /// On rank 0, for each session anew: a text without spaces by which its ranks find each other.
-    virtual std::string newMeeting(Collectives how) const = 0;
+    virtual std::string newRendezvous(Collectives how) const = 0;
 
     /// Waits until all ranks have called it. The result sums on the device of `backend` and does the rest by `host`;
     /// both must outlive it. Once a stop is requested at `lost`, waiting ends, on the device too, and every call
     /// throws PeerLost. Throws PeerLost as well if the ranks do not meet in time.
-    virtual std::unique_ptr<Communicator> join(const Seat& seat, Backend& backend, Communicator& host,
+    virtual std::unique_ptr<Communicator> join(const CollectiveMember& member, Backend& backend, Communicator& host,
                                                std::stop_token lost) const = 0;
 };
 

@@ -93,7 +93,7 @@ ShardPlan makeShardPlan(const Architecture& arch, const std::vector<NodeSpec>& n
     const std::vector<Span> ffn = cut(c.intermediateSize, kBlockValues, nodes);
     const std::vector<Span> experts = cut(c.moeIntermediateSize, kBlockValues, nodes);
     const std::vector<Span> shared = cut(c.nSharedExperts * c.moeIntermediateSize, kBlockValues, nodes);
-    if (placement == ExpertPlacement::Whole && c.isMixture()) {
+    if (placement == ExpertPlacement::Whole && c.isMoe()) {
         if (!use.empty() && use.size() != static_cast<size_t>(c.nLayers))
             throw ConfigError("the recorded use of experts has {} layers, the model {}", use.size(), c.nLayers);
         for (int layer = 0; layer < c.nLayers; layer++) {

@@ -6,9 +6,9 @@
 #include <utility>
 
 #include "base/errors.hpp"
+#include "text/bpe-merger.hpp"
 #include "text/nfc.hpp"
-#include "text/pair-merger.hpp"
-#include "text/piece-splitter.hpp"
+#include "text/pre-tokenizer.hpp"
 #include "text/sentencepiece-model.hpp"
 #include "text/utf8.hpp"
 
@@ -28,7 +28,7 @@ bool isParsed(std::string_view text) {
 struct Tokenizer::Parts {
     explicit Parts(TokenizerFile source);
 
-    void encodePlain(std::string_view text, PairMerger::Scratch& scratch, std::vector<int>& ids) const;
+    void encodePlain(std::string_view text, BpeMerger::Scratch& scratch, std::vector<int>& ids) const;
     const SpecialToken* specialAt(std::string_view text) const;
     /// Calls plain(text) and special(id) for the parts of `text` in order.
     template <typename Plain, typename Special>
@@ -40,8 +40,8 @@ struct Tokenizer::Parts {
     std::vector<bool> eos;
     std::unordered_map<std::string_view, int> specialIds;
     std::array<std::vector<const SpecialToken*>, 256> specialByFirstByte;  // longest first
-    std::optional<PairMerger> merger;                                      // Bpe, ScoredPieces
-    std::optional<PieceSplitter> splitter;                                 // Bpe
+    std::optional<BpeMerger> merger;                                       // Bpe, ScoredPieces
+    std::optional<PreTokenizer> splitter;                                  // Bpe
     std::optional<SentencePieceModel> sentencePiece;                       // SentencePiece
     bool addsBlank = false;
 };
@@ -93,7 +93,7 @@ Tokenizer::Parts::Parts(TokenizerFile source) : file(std::move(source)) {
     }
 }
 
-void Tokenizer::Parts::encodePlain(std::string_view text, PairMerger::Scratch& scratch, std::vector<int>& ids) const {
+void Tokenizer::Parts::encodePlain(std::string_view text, BpeMerger::Scratch& scratch, std::vector<int>& ids) const {
     if (text.empty()) return;
     switch (file.kind) {
         case Kind::Bpe: {
@@ -153,7 +153,7 @@ std::vector<int> Tokenizer::encode(std::string_view text, SpecialTokens mode, bo
         replaced = replaceInvalidUtf8(text);
         text = replaced;
     }
-    PairMerger::Scratch scratch;
+    BpeMerger::Scratch scratch;
     const auto plain = [&](std::string_view part) { parts_->encodePlain(part, scratch, ids); };
     if (mode == SpecialTokens::Parse) {
         parts_->parse(text, plain, [&](int id) { ids.push_back(id); });
@@ -166,7 +166,7 @@ std::vector<int> Tokenizer::encode(std::string_view text, SpecialTokens mode, bo
 
 std::vector<int> Tokenizer::encode(std::span<const TextSegment> segments) const {
     std::vector<int> ids;
-    PairMerger::Scratch scratch;
+    BpeMerger::Scratch scratch;
     std::string waiting;  // plain text since the last special token or separate part
     const auto finish = [&] {
         parts_->encodePlain(isValidUtf8(waiting) ? waiting : replaceInvalidUtf8(waiting), scratch, ids);

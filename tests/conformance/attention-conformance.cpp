@@ -99,7 +99,7 @@ History makeHistory(const AttentionCase& c, std::mt19937& random) {
             if (p >= c.lengths[s] - c.queries[s]) history.asking.push_back(batch.nTokens);
             batch.nTokens++;
             batch.positions.push_back(p);
-            batch.visible.push_back(p < c.prefix ? c.prefix : p + 1);
+            batch.contextLengths.push_back(p < c.prefix ? c.prefix : p + 1);
             batch.sequences.push_back(s);
         }
     }
@@ -119,7 +119,7 @@ Batch pick(const Batch& all, const std::vector<int>& rows, int first, int count)
     batch.blockTables = all.blockTables;
     for (int i = first; i < first + count; i++) {
         batch.positions.push_back(all.positions[rows[i]]);
-        batch.visible.push_back(all.visible[rows[i]]);
+        batch.contextLengths.push_back(all.contextLengths[rows[i]]);
         batch.sequences.push_back(all.sequences[rows[i]]);
     }
     const auto parts = all.ropePositions.size() / all.nTokens;
@@ -297,7 +297,7 @@ TEST_P(Conformance, StoringTokenByTokenFillsTheSameCache) {
 }
 
 TEST_P(Conformance, AttentionIgnoresWhatIsNotVisible) {
-    // Positions behind `visible` may hold anything, as after a rejected draft.
+    // Positions behind `contextLength` may hold anything, as after a rejected draft.
     for (const DType cache : {DType::F16, DType::F32}) {
         AttentionCase c{.name = "", .shape = heads(8, 2, 64, 4), .cache = cache, .lengths = {77}, .queries = {77}};
         const History history = makeHistory(c, random_);

@@ -78,7 +78,7 @@ TEST_P(CudaStep, RecordedStepsFollowTheirInputs) {
             batch.embeddings.resize(dim * sizeof(float));
             std::memcpy(batch.embeddings.data(), embeddings.data() + position * dim, dim * sizeof(float));
             batch.positions = batch.ropePositions = {position};
-            batch.visible = {position + 1};
+            batch.contextLengths = {position + 1};
             batch.sequences = batch.outputRows = {0};
             const StepInputs& step = backend.upload(batch);
             backend.run("decode", [&] {
@@ -176,7 +176,7 @@ TEST_P(CudaLarge, FfnUp) {
     }
 }
 
-TEST_P(CudaLarge, Mixture) {
+TEST_P(CudaLarge, MoeOp) {
     struct Case {
         DType type;
         int dim, ffDim, sharedDim, topK, nTokens;
@@ -209,12 +209,12 @@ TEST_P(CudaLarge, Mixture) {
                 const auto gateMatrix = loadMatrix(backend, source_, {gate}),
                            upMatrix = loadMatrix(backend, source_, {up}),
                            downMatrix = loadMatrix(backend, source_, {down});
-                Mixture m{&router, set.get()};
+                MoeOp m{&router, set.get()};
                 if (c.sharedDim > 0) m.gate = gateMatrix.get(), m.up = upMatrix.get(), m.down = downMatrix.get();
                 const Activations x = upload(backend, count, c.dim, in.data() + first * c.dim, true);
                 Activations hidden = poisoned(backend, count, sharedDim, true);
                 Activations out = poisoned(backend, count, c.dim, false);
-                backend.mixture(step, x, m, hidden, routing, out);
+                backend.moe(step, x, m, hidden, routing, out);
                 return download(backend, out, count);
             },
             c.nTokens, 2e-2);

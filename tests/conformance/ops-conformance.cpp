@@ -93,7 +93,7 @@ Batch plainBatch(int nTokens) {
     batch.maxBlocks = (nTokens + kKvBlockPositions - 1) / kKvBlockPositions;
     for (int t = 0; t < nTokens; t++) {
         batch.positions.push_back(t);
-        batch.visible.push_back(t + 1);
+        batch.contextLengths.push_back(t + 1);
         batch.ropePositions.push_back(t);
         batch.outputRows.push_back(t);
     }

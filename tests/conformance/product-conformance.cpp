@@ -265,7 +265,7 @@ TEST_P(Conformance, Experts) {
     }
 }
 
-TEST_P(Conformance, Mixture) {
+TEST_P(Conformance, MoeOp) {
     // A shared FFN of the experts' type, or of another one, and of another width.
     for (const DType type : kTypes) {
         for (const DType sharedType : {type, DType::Q80}) {
@@ -294,13 +294,13 @@ TEST_P(Conformance, Mixture) {
                                 const auto gateMatrix = loadMatrix(backend, source_, {gate}),
                                            upMatrix = loadMatrix(backend, source_, {up}),
                                            downMatrix = loadMatrix(backend, source_, {down});
-                                Mixture m{&router, hasExperts ? set.get() : nullptr};
+                                MoeOp m{&router, hasExperts ? set.get() : nullptr};
                                 if (hasShared)
                                     m.gate = gateMatrix.get(), m.up = upMatrix.get(), m.down = downMatrix.get();
                                 const Activations x = upload(backend, count, dim, in.data() + first * dim, true);
                                 Activations hidden = poisoned(backend, count, sharedDim, true);
                                 Activations out = poisoned(backend, count, dim, false);
-                                backend.mixture(step, x, m, hidden, routing, out);
+                                backend.moe(step, x, m, hidden, routing, out);
                                 return download(backend, out, count);
                             },
                             nTokens, isQuantized(type) || isQuantized(sharedType) ? 2e-2 : kFloatTolerance);

@@ -9,7 +9,7 @@
 #include <string>
 
 #include "base/errors.hpp"
-#include "engine/cluster-setup.hpp"
+#include "cluster/cluster-setup.hpp"
 #include "net/batch-codec.hpp"
 #include "net/frame.hpp"
 #include "net/handshake.hpp"

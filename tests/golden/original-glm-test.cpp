@@ -83,7 +83,7 @@ std::vector<Ablation> ablations() {
         {"causal mask",
          {},
          [](Batch& b) {
-             for (int t = 0; t < b.nTokens; t++) b.visible[t] = b.positions[t] + 1;
+             for (int t = 0; t < b.nTokens; t++) b.contextLengths[t] = b.positions[t] + 1;
          },
          true},
         {"one-dimensional RoPE", [](Architecture& arch) { arch.ropeParts = 1; }, {}, true},

@@ -42,11 +42,11 @@ struct Pair {
         std::unique_ptr<Communicator> communicator;
     };
     explicit Pair(Collectives how) {
-        const std::string meeting = makeCudaCollectives(0)->newMeeting(how);
+        const std::string rendezvous = makeCudaCollectives(0)->newRendezvous(how);
         onBoth([&](int r) {
             ranks[r].backend = makeCudaBackend({.gpuIndex = r});
-            ranks[r].communicator = makeCudaCollectives(r)->join({how, r, 2, meeting}, *ranks[r].backend, ranks[r].host,
-                                                                 ranks[r].lost.get_token());
+            ranks[r].communicator = makeCudaCollectives(r)->join({how, r, 2, rendezvous}, *ranks[r].backend,
+                                                                 ranks[r].host, ranks[r].lost.get_token());
         });
     }
     template <typename Body>
@@ -63,7 +63,7 @@ Batch oneToken() {
     batch.nTokens = batch.nSequences = batch.maxBlocks = 1;
     batch.embeddings.resize(sizeof(float));
     batch.positions = batch.sequences = batch.blockTables = batch.ropePositions = {0};
-    batch.visible = {1};
+    batch.contextLengths = {1};
     return batch;
 }
 
@@ -85,7 +85,7 @@ TEST_F(SeveralGpus, SumsOfAnySize) {
                     for (int i = 0; i < n; i++) values[i] = valueOf(r, round, i);
                     const StepInputs& step = backend.upload(batch);
                     backend.uploadActivations(values.data(), 1, x);
-                    pair.ranks[r].communicator->allReduceSum(step, x);
+                    pair.ranks[r].communicator->allReduce(step, x);
                     backend.download(x, 1, values.data());
                     for (int i = 0; i < n; i++)
                         ASSERT_EQ(values[i], valueOf(0, round, i) + valueOf(1, round, i))
@@ -120,7 +120,7 @@ TEST_F(SeveralGpus, AThousandRecordedSteps) {
                     backend.uploadActivations(values[k].data(), 1, x[k]);
                 }
                 backend.run("sums", [&] {
-                    for (Activations& each : x) pair.ranks[r].communicator->allReduceSum(step, each);
+                    for (Activations& each : x) pair.ranks[r].communicator->allReduce(step, each);
                 });
                 for (int k = 0; k < kSums; k++) {
                     backend.download(x[k], 1, values[k].data());
@@ -160,7 +160,7 @@ TEST_F(SeveralGpus, AGpuThatWaitsForALostRankIsSetFree) {
         Activations x = backend.allocateActivations(1, 4096, false);
         std::vector<float> values(4096);
         const StepInputs& step = backend.upload(batch);
-        pair.ranks[0].communicator->allReduceSum(step, x);
+        pair.ranks[0].communicator->allReduce(step, x);
         auto step0 = std::async(std::launch::async, [&] {
             backend.download(x, 1, values.data());
             float all = 0.0f;
@@ -170,7 +170,7 @@ TEST_F(SeveralGpus, AGpuThatWaitsForALostRankIsSetFree) {
         pair.ranks[0].lost.request_stop();
         ASSERT_EQ(step0.wait_for(kPromptly), std::future_status::ready) << "the GPU still waits";
         EXPECT_THROW(step0.get(), PeerLost);
-        EXPECT_THROW(pair.ranks[0].communicator->allReduceSum(step, x), PeerLost);
+        EXPECT_THROW(pair.ranks[0].communicator->allReduce(step, x), PeerLost);
         pair.ranks[1].lost.request_stop();
     }
 }
@@ -182,7 +182,7 @@ TEST_F(SeveralGpus, RanksThatDoNotComeAreGivenUp) {
         SingleRank host;
         std::stop_source lost;
         auto joining = std::async(std::launch::async, [&] {
-            collectives->join({how, 0, 2, collectives->newMeeting(how)}, *backend, host, lost.get_token());
+            collectives->join({how, 0, 2, collectives->newRendezvous(how)}, *backend, host, lost.get_token());
         });
         EXPECT_EQ(joining.wait_for(std::chrono::milliseconds(300)), std::future_status::timeout);
         lost.request_stop();

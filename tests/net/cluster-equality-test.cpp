@@ -69,7 +69,7 @@ TEST_P(GoldenModels, AnyNumberOfRanksGivesTheSameLogits) {
     Workers workers;
     for (const int nRanks : kRankCounts) {
         std::vector<ExpertPlacement> placements = {ExpertPlacement::Sliced};
-        if (one.arch.config.isMixture() && nRanks % 2 == 1) placements.push_back(ExpertPlacement::Whole);
+        if (one.arch.config.isMoe() && nRanks % 2 == 1) placements.push_back(ExpertPlacement::Whole);
         for (const ExpertPlacement placement : placements) {
             ClusterOptions options = workers.options(nRanks, Wire::F32);
             options.placement = placement;
@@ -196,8 +196,8 @@ TEST_F(DemoModel, SamePerplexityWithQ80) {
     EXPECT_NEAR(sum / alone, 1.0, kPerplexityTolerance);
 }
 
-/// Prompts of 32 tokens and more go in halves, each computed while the other's sums are on their way: the same bits as
-/// in pieces that are too small for it.
+/// Prompts of 32 tokens and more go in microbatches, each computed while the other's sums are on their way: the same
+/// bits as in pieces that are too small for it.
 TEST(ClusterEquality, PromptsInHalves) {
     Workers workers;
     for (const std::string model : {"glm4-dense", "glm4moe-16x2", "llama", "qwen3moe"}) {
@@ -214,7 +214,7 @@ TEST(ClusterEquality, PromptsInHalves) {
             std::vector<uint64_t> nSums;
             for (const auto& [tokens, halves] : {std::pair{16, true}, {33, true}, {100, true}, {100, false}}) {
                 ClusterOptions options = workers.options(nRanks, Wire::F32);
-                options.halves = halves;
+                options.microbatches = halves;
                 RootUnderTest root(path, std::move(options),
                                    {.maxTokens = tokens, .maxOutputs = tokens, .maxPositions = 256});
                 logits.push_back(root.logits(prompt));
@@ -222,7 +222,7 @@ TEST(ClusterEquality, PromptsInHalves) {
                 ASSERT_TRUE(statistics[0]);
                 nSums.push_back(statistics[0]->sync.nCollectives);
             }
-            EXPECT_GE(nSums[2], nSums[3] + 8) << "nothing went in halves";
+            EXPECT_GE(nSums[2], nSums[3] + 8) << "nothing went in microbatches";
             EXPECT_EQ(logits[3], logits[2]) << model << ", " << nRanks << " ranks, whole";
             EXPECT_EQ(logits[1], logits[0]) << model << ", " << nRanks << " ranks, pieces of 33";
             EXPECT_EQ(logits[2], logits[0]) << model << ", " << nRanks << " ranks, pieces of 100";

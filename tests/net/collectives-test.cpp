@@ -1,5 +1,5 @@
 // How the ranks of a cluster choose what they add up by, and what becomes of it when a rank is lost.
-#include "engine/collectives.hpp"
+#include "cluster/collectives.hpp"
 
 #include <atomic>
 
@@ -91,20 +91,20 @@ class FakeCollectives final : public DeviceCollectives {
   public:
     explicit FakeCollectives(const std::string& name) : name_(name) {}
     DeviceIdentity identity() const override { return gpu(name_, "host", name_); }
-    std::string newMeeting(Collectives) const override { return fmt::format("meeting{}", ++nMeetings); }
-    std::unique_ptr<Communicator> join(const Seat& seat, Backend&, Communicator& host,
+    std::string newRendezvous(Collectives) const override { return fmt::format("rendezvous{}", ++nRendezvous); }
+    std::unique_ptr<Communicator> join(const CollectiveMember& member, Backend&, Communicator& host,
                                        std::stop_token lost) const override {
         const std::lock_guard lock(mutex);
-        seats.push_back(seat);
+        members.push_back(member);
         token = lost;
         if (fails) throw PeerLost(1, "no way through");
         return std::make_unique<Through>(host, nSums);
     }
 
     std::atomic<bool> fails{false};
-    mutable std::atomic<int> nMeetings{0}, nSums{0};
+    mutable std::atomic<int> nRendezvous{0}, nSums{0};
     mutable std::mutex mutex;
-    mutable std::vector<Seat> seats;
+    mutable std::vector<CollectiveMember> members;
     mutable std::stop_token token;
 
   private:
@@ -113,9 +113,9 @@ class FakeCollectives final : public DeviceCollectives {
         Through(Communicator& host, std::atomic<int>& nSums) : host_(host), nSums_(nSums) {}
         int rank() const override { return host_.rank(); }
         int nRanks() const override { return host_.nRanks(); }
-        void allReduceSum(const StepInputs& step, Activations& x) override {
+        void allReduce(const StepInputs& step, Activations& x) override {
             nSums_++;
-            host_.allReduceSum(step, x);
+            host_.allReduce(step, x);
         }
         void gatherRows(std::span<const float> mine, int nRows, std::span<const int> cols, float* all) override {
             host_.gatherRows(mine, nRows, cols, all);
@@ -162,11 +162,11 @@ TEST_F(ClusterOfDevices, AllAddUpByTheirDevices) {
     EXPECT_EQ(cluster.lines.count("sums by NCCL"), 1) << cluster.lines.all();
     EXPECT_GT(root->nSums, 0);
     EXPECT_EQ(root->nSums, other->nSums);
-    ASSERT_EQ(other->seats.size(), 1u);
-    EXPECT_EQ(other->seats[0].meeting, "meeting1");
-    EXPECT_EQ(other->seats[0].rank, 1);
-    EXPECT_EQ(other->seats[0].nRanks, 2);
-    EXPECT_EQ(other->seats[0].how, Collectives::Nccl);
+    ASSERT_EQ(other->members.size(), 1u);
+    EXPECT_EQ(other->members[0].rendezvous, "rendezvous1");
+    EXPECT_EQ(other->members[0].rank, 1);
+    EXPECT_EQ(other->members[0].nRanks, 2);
+    EXPECT_EQ(other->members[0].how, Collectives::Nccl);
 }
 
 TEST_F(ClusterOfDevices, OneWithoutSendsAllThroughTheNetwork) {
@@ -211,8 +211,8 @@ TEST_F(ClusterOfDevices, WhatWaitsOnADeviceIsToldOfALoss) {
     EXPECT_EQ(tokens, expected);
     EXPECT_TRUE(first.stop_requested());
     EXPECT_FALSE(root->token.stop_requested());
-    EXPECT_EQ(root->seats.back().nRanks, 2);
-    EXPECT_EQ(root->seats.back().meeting, "meeting2");
+    EXPECT_EQ(root->members.back().nRanks, 2);
+    EXPECT_EQ(root->members.back().rendezvous, "rendezvous2");
 }
 
 }  // namespace

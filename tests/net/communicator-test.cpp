@@ -1,4 +1,4 @@
-// Meetings of ranks, and the small parts that a cluster is made of.
+// Collectives of ranks, and the small parts that a cluster is made of.
 #include <sys/socket.h>
 #include <sys/stat.h>
 

@@ -371,7 +371,7 @@ TEST(HostileBatch, DamageIsFoundOrHarmless) {
     batch.maxBlocks = 2;
     batch.embeddings.resize(3 * 32 * 4);
     batch.positions = {4, 5, 40};
-    batch.visible = {5, 6, 41};
+    batch.contextLengths = {5, 6, 41};
     batch.ropePositions = {4, 5, 40};
     batch.sequences = {0, 0, 1};
     batch.blockTables = {0, 1, 2, 3};

@@ -11,10 +11,10 @@
 #include <vector>
 
 #include "base/cpu-features.hpp"
+#include "cluster/cluster-forward.hpp"
+#include "cluster/worker.hpp"
 #include "cpu/cpu-backend.hpp"
-#include "engine/cluster-forward.hpp"
 #include "engine/engine.hpp"
-#include "engine/worker.hpp"
 
 namespace dllama::test {
 

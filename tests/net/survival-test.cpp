@@ -289,14 +289,15 @@ TEST_F(Survival, RandomFaults) {
     }
 }
 
-/// A batch of so many tokens goes in halves, whose sums travel beside the computing: one of them is lost with its rank.
+/// A batch of so many tokens goes in microbatches, whose sums travel beside the computing: one of them is lost with its
+/// rank.
 TEST_F(Survival, FaultsInPromptsOfTwoHalves) {
     const DecoderLimits limits{.maxTokens = 128, .maxOutputs = 4};
     const std::vector<int> longPrompt = somePrompt(config, 240);
     const std::vector<int> alone = RootUnderTest(path, {}, limits).greedy(longPrompt, 4);
     WorkerProcess a(kSecret), b(kSecret);
     connectTo({&a, &b});
-    options.halves = true;
+    options.microbatches = true;
     RootUnderTest root(path, options, limits);
     EXPECT_EQ(root.greedy(longPrompt, 4), alone);
     const unsigned seed = std::random_device{}();

@@ -138,10 +138,10 @@ TEST_F(Transfer, NodesTellWhatTheyDid) {
     options.workers = {a.address(), b.address()};
     RootUnderTest root(demo, options);
     root.greedy({1, 2, 3, 4, 5}, 8);
-    // Two meetings in each of eight layers and one for the logits.
+    // Two all-reduces in each of eight layers and one for the logits.
     constexpr uint64_t kMeetings = 8 * (2 * 8 + 1);
     auto nodes = root.forward->nodeStatistics();
-    // A worker counts its last meeting when it has sent its part, which may be after the root has asked.
+    // A worker counts its last collective when it has sent its part, which may be after the root has asked.
     const auto late = [](const auto& node) { return node && node->sync.nCollectives < kMeetings; };
     for (int i = 0; i < 100 && std::any_of(nodes.begin(), nodes.end(), late); i++) {
         std::this_thread::sleep_for(std::chrono::milliseconds(20));

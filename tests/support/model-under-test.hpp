@@ -57,7 +57,7 @@ class ModelUnderTest {
     std::unique_ptr<Backend> backend;
     ShardPlan plan;
     EmbeddingTable embeddings;
-    Weights weights;
+    RankWeights weights;
     SingleRank alone;
     std::unique_ptr<Decoder> decoder;
     std::unique_ptr<ForwardPass> forward;

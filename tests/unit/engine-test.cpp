@@ -83,7 +83,7 @@ TEST(SamplerTest, RefusesNonsense) {
     EXPECT_THROW(draw({}, {1.0f, NAN}), Error);
 }
 
-/// What Backend::bestLogits finds in `nParts` parts of the row.
+/// What Backend::topLogits finds in `nParts` parts of the row.
 std::vector<float> bestOf(const std::vector<float>& logits, int nParts, int k, float temperature) {
     const auto backend = makeReferenceBackend();
     std::vector<float> all;
@@ -91,18 +91,18 @@ std::vector<float> bestOf(const std::vector<float>& logits, int nParts, int k, f
     for (int part = 0; part < nParts; part++) {
         const int begin = n * part / nParts, end = n * (part + 1) / nParts;
         Activations row = backend->allocateActivations(1, end - begin, false);
-        Activations best = backend->allocateActivations(1, bestLogitsCols(k), false);
+        Activations best = backend->allocateActivations(1, topLogitsCols(k), false);
         std::copy(logits.begin() + begin, logits.begin() + end, row.f32);
         StepInputs step;
         step.nOutputs = 1;
         step.outputTemperatures = &temperature;
-        backend->bestLogits(step, row, begin, k, best);
+        backend->topLogits(step, row, begin, k, best);
         all.insert(all.end(), best.f32, best.f32 + best.cols);
     }
     return all;
 }
 
-TEST(SamplerTest, BestLogitsDecideLikeWholeRows) {
+TEST(SamplerTest, TopLogitsDecideLikeWholeRows) {
     const std::vector<SamplingParams> all = {{.temperature = 0.0f},
                                              {.temperature = 0.8f, .topP = 0.9f},
                                              {.temperature = 1.0f, .topP = 0.5f},
@@ -116,14 +116,14 @@ TEST(SamplerTest, BestLogitsDecideLikeWholeRows) {
         std::normal_distribution<float> normal(0.0f, spread);
         for (const SamplingParams& params : all) {
             Sampler whole(params), best(params);
-            const int k = Sampler::bestNeeded(params);
+            const int k = Sampler::topNeeded(params);
             int decided = 0;
             for (int i = 0; i < 200; i++) {
                 std::vector<float> logits(1000);
                 for (float& logit : logits) logit = normal(random);
                 logits[random() % 1000] = logits[3];  // equals
                 const std::vector<float> parts = bestOf(logits, 1 + i % 5, k, params.temperature);
-                std::optional<int> token = best.sampleBest(parts, k);
+                std::optional<int> token = best.sampleTop(parts, k);
                 decided += token.has_value();
                 std::vector<float> copy = logits;
                 if (!token) token = best.sample(copy, {});
@@ -136,14 +136,14 @@ TEST(SamplerTest, BestLogitsDecideLikeWholeRows) {
     }
 }
 
-TEST(SamplerTest, BestLogitsKnowWhatTheyCannotDecide) {
-    EXPECT_EQ(Sampler::bestNeeded({.temperature = 0.0f, .repetitionPenalty = 1.1f}), 0);
-    EXPECT_EQ(Sampler::bestNeeded({.topK = kMaxBestLogits + 1}), 0);
+TEST(SamplerTest, TopLogitsKnowWhatTheyCannotDecide) {
+    EXPECT_EQ(Sampler::topNeeded({.temperature = 0.0f, .repetitionPenalty = 1.1f}), 0);
+    EXPECT_EQ(Sampler::topNeeded({.topK = kMaxTopLogits + 1}), 0);
     const std::vector<float> flat(5000, 1.0f);
-    EXPECT_FALSE(Sampler({.temperature = 1.0f, .topP = 0.9f}).sampleBest(bestOf(flat, 2, kMaxBestLogits, 1.0f), 64));
+    EXPECT_FALSE(Sampler({.temperature = 1.0f, .topP = 0.9f}).sampleTop(bestOf(flat, 2, kMaxTopLogits, 1.0f), 64));
     std::vector<float> broken(5000, 1.0f);
     broken[4999] = NAN;
-    EXPECT_THROW(Sampler({.temperature = 0.0f}).sampleBest(bestOf(broken, 3, 1, 0.0f), 1), Error);
+    EXPECT_THROW(Sampler({.temperature = 0.0f}).sampleTop(bestOf(broken, 3, 1, 0.0f), 1), Error);
 }
 
 // Scheduler ----------------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ TEST_F(EngineTest, ContinuingAConversationEqualsStartingAfresh) {
     tokens.insert(tokens.end(), {7, 8});
     engine.start(sequence, tokens, {.temperature = 0.0f}, {5, {}});
     const StepReport first = engine.step();
-    EXPECT_EQ(first.nPromptTokens, 3);  // the last answer token was never computed, and the two new ones
+    EXPECT_EQ(first.nPrefillTokens, 3);  // the last answer token was never computed, and the two new ones
     while (engine.running()) engine.step();
     const std::vector<int> continued = engine.tokens(sequence);
     engine.close(sequence);

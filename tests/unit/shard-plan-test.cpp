@@ -13,7 +13,7 @@
 #include <unordered_map>
 
 #include "base/errors.hpp"
-#include "engine/cluster-setup.hpp"
+#include "cluster/cluster-setup.hpp"
 #include "model/weights.hpp"
 #include "tensor/blocks.hpp"
 #include "tiny-model.hpp"
@@ -25,11 +25,11 @@ namespace {
 struct Shape {
     int hidden, layers, heads, kvHeads, headDim, ffn, vocab;
 };
-struct Mixture {
+struct MoeOp {
     int experts = 0, chosen = 0, shared = 0, width = 0, firstLayer = 0;
 };
 
-Architecture model(const std::string& family, const Shape& s, const Mixture& m = {}) {
+Architecture model(const std::string& family, const Shape& s, const MoeOp& m = {}) {
     ModelConfig c = test::tinyConfig("llama");
     c.architecture = family;
     c.hiddenSize = s.hidden;
@@ -93,7 +93,7 @@ void forEachPlan(const Body& body) {
         for (int n : counts)
             for (const bool even : {true, false})
                 for (const auto placement : {ExpertPlacement::Sliced, ExpertPlacement::Whole}) {
-                    if (placement == ExpertPlacement::Whole && !arch.config.isMixture()) continue;
+                    if (placement == ExpertPlacement::Whole && !arch.config.isMoe()) continue;
                     SCOPED_TRACE(fmt::format("{}, {} {} nodes, experts {}", name, n, even ? "even" : "uneven",
                                              placement == ExpertPlacement::Whole ? "whole" : "sliced"));
                     const std::vector<NodeSpec> nodes = even ? evenNodes(n) : unevenNodes(n);

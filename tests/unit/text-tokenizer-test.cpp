@@ -4,7 +4,7 @@
 
 #include "base/errors.hpp"
 #include "text/nfc.hpp"
-#include "text/piece-splitter.hpp"
+#include "text/pre-tokenizer.hpp"
 #include "text/tokenizer.hpp"
 #include "text/utf8.hpp"
 #include "tokenizer-samples.hpp"
@@ -186,19 +186,19 @@ TEST(StreamDecoder, DropsTheTokenizersOwnBlankAtTheStartOnly) {
     EXPECT_EQ(middle.push(259), " a");
 }
 
-TEST(PieceSplitter, KeepsWhatLiesBetweenMatches) {
-    const PieceSplitter splitter({"b+", "\\d"});
+TEST(PreTokenizer, KeepsWhatLiesBetweenMatches) {
+    const PreTokenizer splitter({"b+", "\\d"});
     EXPECT_EQ(splitter.split("abb1c2"), (std::vector<std::string_view>{"a", "bb", "1", "c", "2"}));
     EXPECT_TRUE(splitter.split("").empty());
-    const PieceSplitter empty({"x*"});
+    const PreTokenizer empty({"x*"});
     EXPECT_EQ(empty.split("aéxxb"), (std::vector<std::string_view>{"aé", "xx", "b"}));
 }
 
-TEST(PieceSplitter, WhiteSpaceIsUnicodes) {
-    const PieceSplitter splitter({"\\s+"});
+TEST(PreTokenizer, WhiteSpaceIsUnicodes) {
+    const PreTokenizer splitter({"\\s+"});
     EXPECT_EQ(splitter.split("a\u0085\u3000b\u180Ec"),
               (std::vector<std::string_view>{"a", "\u0085\u3000", "b\u180Ec"}));
-    const PieceSplitter inClass({"[^\\s\\d]+"});
+    const PreTokenizer inClass({"[^\\s\\d]+"});
     EXPECT_EQ(inClass.split("ab\u30001"), (std::vector<std::string_view>{"ab", "\u30001"}));
 }
 

@@ -233,7 +233,7 @@ void fromF16(const uint16_t* x, float* out, int64_t n) noexcept {
     storeUpTo(out + i, last, n - i);
 }
 
-// Attention. All sums of a query run in an order that its own `visible` decides.
+// Attention. All sums of a query run in an order that its own `contextLength` decides.
 
 constexpr int kPositions = 32;
 
@@ -276,12 +276,12 @@ inline void mixLast(const float* weights, int n, const float* v, int headDim, fl
 void attend(const KvBlockView& block, QueryState* queries, int nQueries, float scale) noexcept {
     for (int i = 0; i < nQueries; i++) {
         QueryState& query = queries[i];
-        const int left = query.visible - block.position;
+        const int left = query.contextLength - block.position;
         if (left <= 0) continue;
         const int n = left < kPositions ? left : kPositions;
         alignas(64) float scores[kPositions];
         scoreBlock(query.q, block.k, block.headDim, scale, scores);
-        // What lies behind the visible positions may be anything.
+        // What lies behind the contextLength positions may be anything.
         for (int p = n; p < kPositions; p++) scores[p] = -__builtin_inff();
 
         Floats best = load(scores);

@@ -74,18 +74,19 @@ __global__ void __launch_bounds__(kThreads) attentionDecode(AttentionParams p) {
     letSuccessorStart();
     const int tid = static_cast<int>(threadIdx.x), warp = tid / 32, lane = tid % 32, g = lane / 4, t = lane % 4;
     const int split = static_cast<int>(blockIdx.x), kvHead = static_cast<int>(blockIdx.y);
-    const int token = static_cast<int>(blockIdx.z), sequence = p.sequences[token], visible = p.visible[token];
+    const int token = static_cast<int>(blockIdx.z), sequence = p.sequences[token],
+              contextLength = p.contextLengths[token];
     __half* stages = shared + kRows * kDim + warp * 4 * kTile;  // (2, K and V)
 
     // This block's positions: whole cache blocks.
-    const int perSplit = (visible + kKvBlockPositions * p.nSplits - 1) / (kKvBlockPositions * p.nSplits);
+    const int perSplit = (contextLength + kKvBlockPositions * p.nSplits - 1) / (kKvBlockPositions * p.nSplits);
     const int begin = split * perSplit * kKvBlockPositions;
-    const int end = min(visible, begin + perSplit * kKvBlockPositions);
+    const int end = min(contextLength, begin + perSplit * kKvBlockPositions);
 
     // The batch's own arrays and the positions of earlier steps are there before the predecessor has finished. A new
     // position that this kernel stores is put into its tile by patchRow.
     const int fresh = p.turns ? p.rope.positions[token] : -1;
-    const int old = p.turns ? INT_MAX - kPositions : min(end, visible - p.nTokens);
+    const int old = p.turns ? INT_MAX - kPositions : min(end, contextLength - p.nTokens);
     bool waited = false;
     const auto fetch = [&](int stage, int position) {
         if (!waited && position + kPositions > old) {
@@ -334,7 +335,7 @@ bool canAttentionDecode(const AttentionParams& p, const Stream& stream) {
 
 int attentionDecodeSplits(const AttentionParams& p, const Stream& stream) {
     // At least one step for each warp of a block, and no more blocks than run at once.
-    const int steps = ceilDiv(p.maxVisible, kWarps * kKvBlockPositions);
+    const int steps = ceilDiv(p.maxContextLength, kWarps * kKvBlockPositions);
     const int room = stream.nSms / (p.nKvHeads * p.nTokens);
     return std::max(1, std::min(steps, room));
 }

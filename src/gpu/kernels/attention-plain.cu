@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(kWarps * 32) attentionPlain(AttentionParams p)
     waitForPredecessor();
     const int head = static_cast<int>(blockIdx.x), token = static_cast<int>(blockIdx.y), d = p.headDim;
     const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
-    const int kvHead = (head + p.headOffset) / p.group, visible = p.visible[token];
+    const int kvHead = (head + p.headOffset) / p.group, contextLength = p.contextLengths[token];
     const int32_t* table = p.blockTables + int64_t{p.sequences[token]} * p.maxBlocks;
     const float scale = 1.0f / sqrtf(static_cast<float>(d));
     float q[kMaxPerLane], mixed[kMaxPerLane];
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kWarps * 32) attentionPlain(AttentionParams p)
         mixed[i] = 0.0f;
     }
     float largest = -INFINITY, sum = 0.0f;
-    for (int position = warp; position < visible; position += kWarps) {
+    for (int position = warp; position < contextLength; position += kWarps) {
         const int64_t block = table[position / kKvBlockPositions];
         const int64_t row = (block * p.nKvHeads + kvHead) * kKvBlockPositions + position % kKvBlockPositions;
         const Cache* k = static_cast<const Cache*>(p.k) + row * d;

@@ -45,19 +45,19 @@ __global__ void __launch_bounds__(kThreads) attentionPrefill(AttentionParams p) 
         const int sequence = p.sequences[token0 + begin];
         int end = begin, most = 0, least = INT_MAX;
         for (; end < nTokens && p.sequences[token0 + end] == sequence; end++) {
-            most = max(most, p.visible[token0 + end]);
-            least = min(least, p.visible[token0 + end]);
+            most = max(most, p.contextLengths[token0 + end]);
+            least = min(least, p.contextLengths[token0 + end]);
         }
-        int visible[2];
+        int contextLength[2];
         for (int r = 0; r < 2; r++) {
             const int token = rows[r] / p.group;
-            visible[r] = token >= begin && token < end ? p.visible[token0 + token] : 0;
+            contextLength[r] = token >= begin && token < end ? p.contextLengths[token0 + token] : 0;
         }
         const bool alone = begin == 0 && end == nTokens;
         const auto fetch = [&](int stage, int position) {
             __half* k = stages + stage * 2 * kTile;
             for (int at = 0; at < kPositions; at += kKvBlockPositions) {
-                // Past the last visible block the table need not be filled: read the last one again.
+                // Past the last contextLength block the table need not be filled: read the last one again.
                 const int from = min(position + at, (most - 1) / kKvBlockPositions * kKvBlockPositions);
                 const int64_t row = cacheRow(p, sequence, kvHead, from);
                 copyTile<kDim, kThreads>(k + at * kDim, static_cast<const __half*>(p.k) + row * kDim, kKvBlockPositions,
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kThreads) attentionPrefill(AttentionParams p) 
                 clearRows<kDim, kThreads>(k + kTile, most - position, kPositions, tid);
                 __syncthreads();
             }
-            const int first[2] = {position - visible[0], position - visible[1]};
+            const int first[2] = {position - contextLength[0], position - contextLength[1]};
             flashStep<kDim, kPositions>(state, queries, warp * 16, k, k + kTile, first,
                                         !alone || position + kPositions > least);
             __syncthreads();

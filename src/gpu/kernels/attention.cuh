@@ -22,7 +22,7 @@ __device__ inline void copyTile(__half* tile, const __half* from, int rows, int 
         copyAsync<16>(tile + tileOffset<kDim>(i / kChunks, i % kChunks), from + int64_t{i} * 8);
 }
 
-/// Zeroes rows [from, to) of a tile of values: what lies in the cache behind the last visible position may be no
+/// Zeroes rows [from, to) of a tile of values: what lies in the cache behind the last contextLength position may be no
 /// number, and no weight of 0 makes it vanish.
 template <int kDim, int kThreads>
 __device__ inline void clearRows(__half* tile, int from, int to, int thread) {

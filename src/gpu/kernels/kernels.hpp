@@ -236,13 +236,13 @@ void launchRopeStore(const RopeStoreParams& p, const Stream& stream);
 
 struct AttentionParams {
     int nTokens, nSequences, maxBlocks;
-    int maxVisible;  // bound on every token's `visible`, the same at each replay
+    int maxContextLength;  // bound on every token's `contextLength`, the same at each replay
     const float* qkv;
     int qkvCols;
     int nHeads, nKvHeads, headDim, group, headOffset;
     const void *k, *v;
     bool f32Cache;
-    const int32_t *visible, *sequences, *blockTables;
+    const int32_t *contextLengths, *sequences, *blockTables;
     Rows out;
     int nSplits;
     float* partial;       // (nTokens, nHeads, nSplits, headDim)
@@ -330,21 +330,21 @@ struct GatherParams {
 };
 void launchGather(const GatherParams& p, const Stream& stream);
 
-/// The best logits of each row: Backend::bestLogits.
-struct BestLogitsParams {
+/// The best logits of each row: Backend::topLogits.
+struct TopLogitsParams {
     int rows, cols, k, firstToken;
     const float* logits;        // (rows, cols)
     const float* temperatures;  // (rows)
-    unsigned long long* keys;   // scratch, bestLogitsKeys() of them
-    float2* parts;              // scratch, bestLogitsParts() of them
+    unsigned long long* keys;   // scratch, topLogitsKeys() of them
+    float2* parts;              // scratch, topLogitsParts() of them
     int32_t* arrived;           // (rows) zeros, left as zeros
     float* out;
     int outCols;
 };
-size_t bestLogitsKeys(int rows, int cols);
-size_t bestLogitsParts(int rows, int cols);
+size_t topLogitsKeys(int rows, int cols);
+size_t topLogitsParts(int rows, int cols);
 /// To 1,048,576 columns.
-bool canBestLogits(int cols, int k);
-void launchBestLogits(const BestLogitsParams& p, const Stream& stream);
+bool canTopLogits(int cols, int k);
+void launchTopLogits(const TopLogitsParams& p, const Stream& stream);
 
 }  // namespace dllama::gpu

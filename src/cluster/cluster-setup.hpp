@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "arch/architecture.hpp"
-#include "engine/collectives.hpp"
+#include "cluster/collectives.hpp"
 #include "format/model-file.hpp"
 #include "model/decoder.hpp"
 #include "net/batch-codec.hpp"
@@ -34,7 +34,7 @@ struct ClusterSetup {
     Wire wire = Wire::Q80;
     /// How the ranks add up, and by what name they find each other (DeviceCollectives).
     Collectives collectives = Collectives::Tcp;
-    std::string meeting;
+    std::string rendezvous;
     /// Of each rank: its number in the greetings (0 is the root, the others by the order they are listed in) and where
     /// it listens (the root: nowhere). Ranks are the numbers of those who take part, without gaps.
     std::vector<int> numbers;
@@ -53,7 +53,7 @@ void describeModel(const ModelFile& file, const Architecture& arch, ClusterSetup
 
 /// What a rank did since its cluster was ready.
 struct NodeStatistics {
-    double computeSeconds = 0.0;  // of its steps, without the meetings
+    double computeSeconds = 0.0;  // of its steps, without the collectives
     SyncStatistics sync;
 };
 std::string statisticsToJson(const NodeStatistics& statistics);

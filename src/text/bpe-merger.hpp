@@ -17,11 +17,11 @@ namespace dllama {
 /// - Bpe with merges: the earlier in the list;
 /// - ScoredPieces: the higher score of the merged text (sentencepiece's rule). Symbols are characters first; those that
 ///   remain without a token become bytes.
-class PairMerger {
+class BpeMerger {
   public:
     /// `file` must outlive the object. `ordinary` tells which ids may come out of a text.
     /// Throws FormatError if a byte has no token or a merge leads to none.
-    PairMerger(const TokenizerFile& file, const std::vector<bool>& ordinary);
+    BpeMerger(const TokenizerFile& file, const std::vector<bool>& ordinary);
 
     /// Memory that calls of one thread share, so that a piece costs no allocation.
     struct Scratch {

@@ -1,4 +1,4 @@
-#include "engine/worker.hpp"
+#include "cluster/worker.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -58,14 +58,14 @@ struct Worker::Session {
 };
 
 /// Lets the session's statistics be asked for while its steps are computed.
-class Worker::Visible {
+class Worker::StatisticsScope {
   public:
-    Visible(Worker& worker, Session& session, const TcpCommunicator& communicator)
+    StatisticsScope(Worker& worker, Session& session, const TcpCommunicator& communicator)
         : worker_(worker), session_(session) {
         const std::lock_guard lock(worker_.mutex_);
         session_.communicator = &communicator;
     }
-    ~Visible() {
+    ~StatisticsScope() {
         const std::lock_guard lock(worker_.mutex_);
         session_.communicator = nullptr;
     }
@@ -82,7 +82,7 @@ struct Worker::Loaded {
     ShardPlan plan;
     std::unique_ptr<TensorSource> source;  // null: the worker's own file
     std::unique_ptr<Backend> backend;
-    Weights weights;
+    RankWeights weights;
 };
 
 Worker::Worker(WorkerOptions options) : options_(std::move(options)), pool_(options_.nThreads) {
@@ -339,14 +339,14 @@ void Worker::computeSteps(Session& session, Connection& root, const ClusterSetup
         if (!options_.collectives)
             throw ProtocolError("{}: it wants {} collectives of a CPU", root.peer(),
                                 collectivesName(setup.collectives));
-        const Seat seat{setup.collectives, rank, l.plan.nRanks(), setup.meeting};
-        device = options_.collectives->join(seat, *l.backend, communicator, session.lost.get_token());
+        const CollectiveMember member{setup.collectives, rank, l.plan.nRanks(), setup.rendezvous};
+        device = options_.collectives->join(member, *l.backend, communicator, session.lost.get_token());
     }
-    Communicator& meeting = device ? *device : communicator;
-    Decoder decoder(l.arch, l.plan, rank, l.weights, *l.backend, meeting, setup.limits);
+    Communicator& collective = device ? *device : communicator;
+    Decoder decoder(l.arch, l.plan, rank, l.weights, *l.backend, collective, setup.limits);
     const EndOfWaiting endOfWaiting{session.lost};
 
-    const Visible visible(*this, session, communicator);
+    const StatisticsScope statistics(*this, session, communicator);
     const BatchLimits limits = batchLimits(l.arch, setup.limits, embeddingType(setup));
     Batch batch;
     std::vector<float> none;

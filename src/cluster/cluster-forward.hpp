@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/thread-pool.hpp"
-#include "engine/cluster-setup.hpp"
+#include "cluster/cluster-setup.hpp"
 #include "engine/forward-pass.hpp"
 #include "format/model-file.hpp"
 #include "net/heartbeat.hpp"
@@ -36,9 +36,9 @@ struct ClusterOptions {
     std::shared_ptr<const DeviceCollectives> collectives;
     /// Nothing: the fastest that all nodes can.
     std::optional<Collectives> collectivesWish;
-    /// Whether prompts go in halves, whose sums travel while the other is computed. Nothing: where that pays. Only
-    /// CPUs.
-    std::optional<bool> halves;
+    /// Whether prompts go in microbatches, whose sums travel while the other is computed. Nothing: where that pays.
+    /// Only CPUs.
+    std::optional<bool> microbatches;
     /// How long a start or a recovery waits for workers that do not answer.
     std::chrono::milliseconds wait{5000};
     /// A worker that is silent for so long is lost.
@@ -83,12 +83,12 @@ class ClusterForward final : public ForwardPass {
     void makePlan();
     void startSession();
     void chooseHow();
-    void joinDevices();
+    void joinDeviceCollective();
     void prepareWorker(Link& link, const std::string& setup);
     void loadOwn();
     void teardown();
-    bool isWorthHalving(const Batch& batch);
-    double expectedMeetingShare() const;
+    bool isWorthMicrobatching(const Batch& batch);
+    double expectedSyncShare() const;
     void runBatch(const Batch& batch, std::vector<float>& best);
     void sendToAll(FrameType type, std::span<const std::byte> payload);
     void runStep(const std::function<void()>& body);
@@ -109,7 +109,7 @@ class ClusterForward final : public ForwardPass {
     ClusterSetup setup_;
     ShardPlan plan_;
     uint64_t loadedPlan_ = 0;  // hash of the plan that weights_ belong to; 0: none
-    Weights weights_;
+    RankWeights weights_;
     std::unique_ptr<Heartbeat> heartbeat_;
     std::unique_ptr<TcpCommunicator> communicator_;
     std::unique_ptr<Communicator> deviceCommunicator_;  // or null; sums instead of the other
@@ -119,10 +119,10 @@ class ClusterForward final : public ForwardPass {
     std::unique_ptr<Decoder> decoder_;
     LineCost cost_;
     std::vector<std::byte> encoded_;
-    double stepSeconds_ = 0.0;   // of rank 0 in steps, since the cluster was ready
-    int nLosses_ = 0;            // since the last step that succeeded
-    bool allCpus_ = false;       // of this session
-    double meetingShare_ = 0.0;  // of the latest prompt batch that stayed whole in this session, or expected
+    double stepSeconds_ = 0.0;  // of rank 0 in steps, since the cluster was ready
+    int nLosses_ = 0;           // since the last step that succeeded
+    bool allCpus_ = false;      // of this session
+    double syncShare_ = 0.0;    // of the latest prompt batch that stayed whole in this session, or expected
     int nPromptBatches_ = 0;
     std::string absent_;  // workers that the cluster goes on without
 

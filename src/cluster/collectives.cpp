@@ -1,4 +1,4 @@
-#include "engine/collectives.hpp"
+#include "cluster/collectives.hpp"
 
 #include <fmt/format.h>
 

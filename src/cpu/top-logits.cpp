@@ -1,4 +1,4 @@
-#include "cpu/best-logits.hpp"
+#include "cpu/top-logits.hpp"
 
 #include <algorithm>
 #include <limits>
@@ -24,7 +24,7 @@ struct Piece {
     float largest = kNone;  // NaN if one of the values is
     float sum = 0.0f;
     int n = 0;  // candidates, the best first
-    Candidate candidates[kMaxBestLogits];
+    Candidate candidates[kMaxTopLogits];
 };
 
 void findBest(const float* row, int begin, int end, int k, Piece& piece) {
@@ -43,8 +43,8 @@ void findBest(const float* row, int begin, int end, int k, Piece& piece) {
 
 }  // namespace
 
-void findBestLogits(const CpuWork& work, Scratch& scratch, const StepInputs& step, const Activations& logits,
-                    int firstToken, int k, Activations& out) {
+void findTopLogits(const CpuWork& work, Scratch& scratch, const StepInputs& step, const Activations& logits,
+                   int firstToken, int k, Activations& out) {
     const int n = logits.cols;
     const int nPieces = std::max(1, (n + kPieceCols - 1) / kPieceCols);
     auto* pieces = scratch.get<Piece>(static_cast<size_t>(step.nOutputs) * nPieces);

@@ -1,4 +1,4 @@
-#include "text/piece-splitter.hpp"
+#include "text/pre-tokenizer.hpp"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
@@ -42,7 +42,7 @@ struct MatchDataDeleter {
 
 }  // namespace
 
-struct PieceSplitter::Pattern {
+struct PreTokenizer::Pattern {
     explicit Pattern(const std::string& source) {
         const std::string text = withWhiteSpaceProperty(source);
         int error = 0;
@@ -61,7 +61,7 @@ struct PieceSplitter::Pattern {
     pcre2_code* code = nullptr;
 };
 
-void PieceSplitter::Pattern::split(std::string_view text, std::vector<std::string_view>& pieces) const {
+void PreTokenizer::Pattern::split(std::string_view text, std::vector<std::string_view>& pieces) const {
     const std::unique_ptr<pcre2_match_data, MatchDataDeleter> data(pcre2_match_data_create(1, nullptr));
     size_t done = 0;  // everything before it is in pieces
     size_t from = 0;
@@ -87,14 +87,14 @@ void PieceSplitter::Pattern::split(std::string_view text, std::vector<std::strin
     if (done < text.size()) pieces.push_back(text.substr(done));
 }
 
-PieceSplitter::PieceSplitter(const std::vector<std::string>& patterns) {
+PreTokenizer::PreTokenizer(const std::vector<std::string>& patterns) {
     for (const std::string& pattern : patterns) patterns_.push_back(std::make_unique<Pattern>(pattern));
 }
 
-PieceSplitter::~PieceSplitter() = default;
-PieceSplitter::PieceSplitter(PieceSplitter&&) noexcept = default;
+PreTokenizer::~PreTokenizer() = default;
+PreTokenizer::PreTokenizer(PreTokenizer&&) noexcept = default;
 
-std::vector<std::string_view> PieceSplitter::split(std::string_view text) const {
+std::vector<std::string_view> PreTokenizer::split(std::string_view text) const {
     std::vector<std::string_view> pieces;
     if (!text.empty()) pieces.push_back(text);
     for (const auto& pattern : patterns_) {

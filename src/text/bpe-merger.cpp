@@ -1,4 +1,4 @@
-#include "text/pair-merger.hpp"
+#include "text/bpe-merger.hpp"
 
 #include <algorithm>
 #include <numeric>
@@ -14,13 +14,13 @@ uint64_t pairKey(uint32_t left, uint32_t right) {
     return static_cast<uint64_t>(left) << 32 | right;
 }
 
-bool later(const PairMerger::Scratch::Candidate& a, const PairMerger::Scratch::Candidate& b) {
+bool later(const BpeMerger::Scratch::Candidate& a, const BpeMerger::Scratch::Candidate& b) {
     return a.order > b.order;
 }
 
 }  // namespace
 
-PairMerger::PairMerger(const TokenizerFile& file, const std::vector<bool>& ordinary)
+BpeMerger::BpeMerger(const TokenizerFile& file, const std::vector<bool>& ordinary)
     : byCharacters_(file.kind == TokenizerFile::Kind::ScoredPieces),
       wholeFirst_(!byCharacters_ && (file.ignoreMerges || file.merges.empty())) {
     byteIds_.fill(-1);
@@ -69,14 +69,14 @@ PairMerger::PairMerger(const TokenizerFile& file, const std::vector<bool>& ordin
     }
 }
 
-int PairMerger::find(std::string_view text) const {
+int BpeMerger::find(std::string_view text) const {
     if (text.size() > longestToken_) return -1;
     const auto found = idOf_.find(text);
     return found == idOf_.end() ? -1 : found->second;
 }
 
-uint32_t PairMerger::rankOf(std::string_view piece, const Scratch& scratch, uint32_t left, uint32_t middle,
-                            uint32_t end) const {
+uint32_t BpeMerger::rankOf(std::string_view piece, const Scratch& scratch, uint32_t left, uint32_t middle,
+                           uint32_t end) const {
     if (!merges_.empty()) {
         const auto found = merges_.find(pairKey(static_cast<uint32_t>(scratch.symbols[left].id),
                                                 static_cast<uint32_t>(scratch.symbols[middle].id)));
@@ -87,18 +87,18 @@ uint32_t PairMerger::rankOf(std::string_view piece, const Scratch& scratch, uint
     return byCharacters_ ? rankOfId_[static_cast<size_t>(id)] : static_cast<uint32_t>(id);
 }
 
-int PairMerger::mergedId(std::string_view text, uint32_t rank) const {
+int BpeMerger::mergedId(std::string_view text, uint32_t rank) const {
     if (byCharacters_) return find(text);
     return merges_.empty() ? static_cast<int>(rank) : idOfRank_[rank];
 }
 
-void PairMerger::addCandidate(std::string_view piece, Scratch& scratch, uint32_t left, uint32_t middle) const {
+void BpeMerger::addCandidate(std::string_view piece, Scratch& scratch, uint32_t left, uint32_t middle) const {
     const uint32_t end = middle + scratch.symbols[middle].length;
     const uint32_t rank = rankOf(piece, scratch, left, middle, end);
     if (rank != kNoRank) scratch.heap.push_back({static_cast<uint64_t>(rank) << 32 | left, middle, end});
 }
 
-void PairMerger::mergeAll(std::string_view piece, Scratch& scratch) const {
+void BpeMerger::mergeAll(std::string_view piece, Scratch& scratch) const {
     auto& symbols = scratch.symbols;
     auto& heap = scratch.heap;
     heap.clear();
@@ -131,7 +131,7 @@ void PairMerger::mergeAll(std::string_view piece, Scratch& scratch) const {
     }
 }
 
-void PairMerger::encode(std::string_view piece, Scratch& scratch, std::vector<int>& ids) const {
+void BpeMerger::encode(std::string_view piece, Scratch& scratch, std::vector<int>& ids) const {
     if (piece.empty()) return;
     if (wholeFirst_) {
         if (const int id = find(piece); id >= 0) {

@@ -11,9 +11,9 @@ namespace dllama::gpu {
 
 /// Products of many rows by cuBLAS: quantised weights become f16 first, which pays from some hundred rows on. Sums are
 /// f32. Not for steps that are recorded.
-class LibraryProduct {
+class CublasGemm {
   public:
-    explicit LibraryProduct(const Stream& stream);
+    explicit CublasGemm(const Stream& stream);
 
     /// Brings `rows` Q80 rows into the form that multiply() reads.
     void stage(int rows, const QuantRows& in);

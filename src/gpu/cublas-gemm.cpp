@@ -1,4 +1,4 @@
-#include "gpu/library-product.hpp"
+#include "gpu/cublas-gemm.hpp"
 
 #include "base/errors.hpp"
 
@@ -18,7 +18,7 @@ cublasHandle_t makeHandle() {
 
 }  // namespace
 
-LibraryProduct::LibraryProduct(const Stream& stream)
+CublasGemm::CublasGemm(const Stream& stream)
     : stream_(stream),
       handle_(makeHandle(), cublasDestroy),
       scaling_(allocateDevice(sizeof(Scaling))),
@@ -30,7 +30,7 @@ LibraryProduct::LibraryProduct(const Stream& stream)
     check(cudaMemcpy(ones_.get(), zeroAndOne, sizeof zeroAndOne, cudaMemcpyHostToDevice), "cuBLAS");
 }
 
-__half* LibraryProduct::grow(DeviceMemory& memory, size_t& have, size_t values) {
+__half* CublasGemm::grow(DeviceMemory& memory, size_t& have, size_t values) {
     if (values > have) {
         check(cudaStreamSynchronize(stream_.handle), "scratch memory");
         memory = nullptr;
@@ -40,20 +40,19 @@ __half* LibraryProduct::grow(DeviceMemory& memory, size_t& have, size_t values) 
     return reinterpret_cast<__half*>(memory.get());
 }
 
-void LibraryProduct::stage(int rows, const QuantRows& in) {
+void CublasGemm::stage(int rows, const QuantRows& in) {
     __half* to = grow(rows_, rowsHave_, static_cast<size_t>(rows) * in.groups * kGroup);
     launchStageAll({rows, in, to, reinterpret_cast<Scaling*>(scaling_.get())}, stream_);
 }
 
-void LibraryProduct::multiply(int rows, const Weights& w, float* out, int outCols, bool accumulate) {
+void CublasGemm::multiply(int rows, const Weights& w, float* out, int outCols, bool accumulate) {
     __half* weights = grow(weights_, weightsHave_, static_cast<size_t>(w.rows) * w.groups * kGroup);
     launchWidenWeights({w, weights}, stream_);
     product(rows, w, weights, rows_.get(), CUDA_R_16F, out, outCols, accumulate);
     if (w.bias) launchAddBias({rows, w.rows, outCols, w.bias, out}, stream_);
 }
 
-void LibraryProduct::multiplyFloats(int rows, const float* in, const Weights& w, float* out, int outCols,
-                                    bool accumulate) {
+void CublasGemm::multiplyFloats(int rows, const float* in, const Weights& w, float* out, int outCols, bool accumulate) {
     const size_t values = static_cast<size_t>(rows) * w.groups * kGroup;
     __half* to = grow(rows_, rowsHave_, 2 * values);
     launchStageFloats({rows, w.cols, w.groups, in, w.dtype, to, reinterpret_cast<Scaling*>(scaling_.get())}, stream_);
@@ -64,8 +63,8 @@ void LibraryProduct::multiplyFloats(int rows, const float* in, const Weights& w,
 }
 
 /// out (+)= in weights^T, both (.., groups * 128) of `type`.
-void LibraryProduct::product(int rows, const Weights& w, const void* weights, const void* in, cudaDataType_t type,
-                             float* out, int outCols, bool accumulate) {
+void CublasGemm::product(int rows, const Weights& w, const void* weights, const void* in, cudaDataType_t type,
+                         float* out, int outCols, bool accumulate) {
     const int cols = w.groups * kGroup;
     const auto* undo = &reinterpret_cast<const Scaling*>(scaling_.get())->undo;
     const auto* keep = reinterpret_cast<const float*>(ones_.get()) + (accumulate ? 1 : 0);

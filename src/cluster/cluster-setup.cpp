@@ -1,4 +1,4 @@
-#include "engine/cluster-setup.hpp"
+#include "cluster/cluster-setup.hpp"
 
 #include <xxhash.h>
 
@@ -81,7 +81,7 @@ std::string setupToJson(const ClusterSetup& s) {
                        {"kv_type", dtypeName(s.limits.kvType)}}},
                      {"wire", wireName(s.wire)},
                      {"collectives", collectivesName(s.collectives)},
-                     {"meeting", s.meeting},
+                     {"rendezvous", s.rendezvous},
                      {"numbers", s.numbers},
                      {"addresses", s.addresses}};
     for (const auto& [name, type] : s.exceptions) document["exceptions"][name] = dtypeName(type);
@@ -114,7 +114,7 @@ ClusterSetup setupFromJson(const std::string& text, const std::string& peer) {
         const auto how = collectivesFromName(collectives);
         if (!how) throw ProtocolError("{}: collectives {} are not known", peer, collectives);
         s.collectives = *how;
-        s.meeting = document.at("meeting").get<std::string>();
+        s.rendezvous = document.at("rendezvous").get<std::string>();
         s.numbers = document.at("numbers").get<std::vector<int>>();
         s.addresses = document.at("addresses").get<std::vector<std::string>>();
     } catch (const json::exception& error) {

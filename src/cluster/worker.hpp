@@ -9,7 +9,7 @@
 
 #include "backend/backend.hpp"
 #include "base/thread-pool.hpp"
-#include "engine/cluster-setup.hpp"
+#include "cluster/cluster-setup.hpp"
 #include "net/peer-listener.hpp"
 #include "net/slice-store.hpp"
 
@@ -54,7 +54,7 @@ class Worker {
 
   private:
     struct Session;
-    class Visible;
+    class StatisticsScope;
     struct Loaded;
 
     void receive(Caller caller);

@@ -11,12 +11,12 @@ namespace dllama {
 /// between two matches. The patterns work in turn, each on the pieces of the one before, as Hugging Face's Sequence of
 /// Splits does. Patterns are PCRE2 with Unicode properties; `\s` is read as White_Space, as in Rust and Oniguruma
 /// (PCRE2's own `\s` also takes U+180E). Several threads may call split at once.
-class PieceSplitter {
+class PreTokenizer {
   public:
     /// Throws FormatError if a pattern does not compile.
-    explicit PieceSplitter(const std::vector<std::string>& patterns);
-    ~PieceSplitter();
-    PieceSplitter(PieceSplitter&&) noexcept;
+    explicit PreTokenizer(const std::vector<std::string>& patterns);
+    ~PreTokenizer();
+    PreTokenizer(PreTokenizer&&) noexcept;
 
     /// The pieces of `text`, which must be valid UTF-8, in order; together they are the text.
     /// Throws Error if a pattern exceeds the matcher's limits on this text.

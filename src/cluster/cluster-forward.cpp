@@ -1,4 +1,4 @@
-#include "engine/cluster-forward.hpp"
+#include "cluster/cluster-forward.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -22,12 +22,12 @@ constexpr std::chrono::milliseconds kQuietLimit{1000};
 /// When a line breaks its cause may be about to arrive on the other one.
 constexpr std::chrono::milliseconds kCauseLimit{100};
 constexpr std::chrono::milliseconds kStatisticsLimit{1000};
-/// When prompts go in halves: batches of so many tokens, of which one in so many stays whole, and from which share of
-/// meetings on. On two cores a share of 0.18 lost 5% in halves, 0.63 gained 43%.
-constexpr int kFewestToHalve = 32, kMeasureEvery = 16;
-constexpr double kWorthHalving = 0.25;
+/// When prompts go in microbatches: batches of so many tokens, of which one in so many stays whole, and from which
+/// share of time in collectives on. On two cores a share of 0.18 lost 5% in microbatches, 0.63 gained 43%.
+constexpr int kMinMicrobatchTokens = 32, kMeasureEvery = 16;
+constexpr double kWorthMicrobatching = 0.25;
 /// What a thread of a fast processor (AVX-512 VNNI) multiplies and adds in a prompt, in a microsecond. With a slower
-/// one the first batch may go in halves in vain; then meetings have been measured.
+/// one the first batch may go in microbatches in vain; then collectives have been measured.
 constexpr double kProductsPerUs = 200'000.0;
 /// A worker may need so long to notice that its last session has ended: it finishes the layer it is in.
 constexpr std::chrono::seconds kBusyLimit{30};
@@ -256,7 +256,7 @@ void ClusterForward::startSession() {
         for (const auto& link : links_) sendFrame(*link->data, session, FrameType::Start, "", after(kSendLimit));
         cost_ = communicator_->measureLine();
         communicator_->setLineCost(cost_);
-        meetingShare_ = expectedMeetingShare();
+        syncShare_ = expectedSyncShare();
         for (const auto& link : links_)
             sendFrame(*link->data, session, FrameType::Start, std::as_bytes(std::span(&cost_, 1)), after(kSendLimit));
     } catch (const ConnectionError& error) {
@@ -264,9 +264,9 @@ void ClusterForward::startSession() {
     } catch (const PeerLost& error) {
         rethrowLost(error);
     }
-    if (setup_.collectives != Collectives::Tcp) joinDevices();
-    Communicator& meeting = deviceCommunicator_ ? *deviceCommunicator_ : *communicator_;
-    decoder_ = std::make_unique<Decoder>(arch_, plan_, 0, weights_, backend_, meeting, limits_);
+    if (setup_.collectives != Collectives::Tcp) joinDeviceCollective();
+    Communicator& collective = deviceCommunicator_ ? *deviceCommunicator_ : *communicator_;
+    decoder_ = std::make_unique<Decoder>(arch_, plan_, 0, weights_, backend_, collective, limits_);
 }
 
 /// How the ranks of this session add up.
@@ -278,7 +278,7 @@ void ClusterForward::chooseHow() {
     if (!deviceFailure_.empty()) choice = {Collectives::Tcp, deviceFailure_};
     allCpus_ = std::all_of(devices.begin(), devices.end(), [](const auto& device) { return device.gpu.empty(); });
     setup_.collectives = choice.how;
-    setup_.meeting = choice.how == Collectives::Tcp ? "" : options_.collectives->newMeeting(choice.how);
+    setup_.rendezvous = choice.how == Collectives::Tcp ? "" : options_.collectives->newRendezvous(choice.how);
     if (links_.empty() || !options_.collectives) return;
     options_.log(fmt::format("sums {}{}",
                              choice.how == Collectives::Peer   ? "in the GPUs' memory"
@@ -288,10 +288,10 @@ void ClusterForward::chooseHow() {
 }
 
 /// All ranks are ready and about to do the same.
-void ClusterForward::joinDevices() {
-    const Seat seat{setup_.collectives, 0, plan_.nRanks(), setup_.meeting};
+void ClusterForward::joinDeviceCollective() {
+    const CollectiveMember member{setup_.collectives, 0, plan_.nRanks(), setup_.rendezvous};
     try {
-        deviceCommunicator_ = options_.collectives->join(seat, backend_, *communicator_, lostSource_.get_token());
+        deviceCommunicator_ = options_.collectives->join(member, backend_, *communicator_, lostSource_.get_token());
     } catch (const PeerLost& error) {
         // Devices may be unable to meet where hosts can, behind a firewall, say: the next attempt does without.
         const bool othersFailed = lostSource_.stop_requested();
@@ -337,10 +337,10 @@ void ClusterForward::loadOwn() {
 }
 
 void ClusterForward::forward(const Batch& batch, std::vector<float>& best) {
-    if (!isWorthHalving(batch)) return runBatch(batch, best);
-    Batch halved = batch;
-    halved.inHalves = true;
-    runBatch(halved, best);
+    if (!isWorthMicrobatching(batch)) return runBatch(batch, best);
+    Batch split = batch;
+    split.microbatched = true;
+    runBatch(split, best);
 }
 
 void ClusterForward::runBatch(const Batch& batch, std::vector<float>& best) {
@@ -348,18 +348,18 @@ void ClusterForward::runBatch(const Batch& batch, std::vector<float>& best) {
         encodeBatch(batch, encoded_);
         sendToAll(FrameType::Batch, encoded_);
         const Clock::time_point begin = Clock::now();
-        const double metBefore = communicator_->syncSeconds();
+        const double syncBefore = communicator_->syncSeconds();
         decoder_->forward(batch, best);
         const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
         stepSeconds_ += seconds;
         nLosses_ = 0;
-        if (batch.nTokens >= kFewestToHalve && !batch.inHalves)
-            meetingShare_ = (communicator_->syncSeconds() - metBefore) / seconds;
+        if (batch.nTokens >= kMinMicrobatchTokens && !batch.microbatched)
+            syncShare_ = (communicator_->syncSeconds() - syncBefore) / seconds;
     });
 }
 
 /// Of a prompt, before one has been seen.
-double ClusterForward::expectedMeetingShare() const {
+double ClusterForward::expectedSyncShare() const {
     const ModelConfig& c = arch_.config;
     double products = 0.0;  // of a token
     for (const TensorDecl& decl : declareTensors(arch_)) {
@@ -369,18 +369,18 @@ double ClusterForward::expectedMeetingShare() const {
     }
     const double computeUs = products / plan_.nRanks() / (kProductsPerUs * pool_.nThreads());
     const size_t bytes = wireBytes(options_.wire, static_cast<size_t>(limits_.maxTokens) * c.hiddenSize);
-    const double sumUs = TcpCommunicator::sumUs(cost_, plan_.nRanks(), bytes) / limits_.maxTokens;
-    const double meetingUs = 2.0 * c.nLayers * sumUs;
-    return meetingUs / (meetingUs + computeUs);
+    const double allReduceUs = TcpCommunicator::allReduceUs(cost_, plan_.nRanks(), bytes) / limits_.maxTokens;
+    const double syncUs = 2.0 * c.nLayers * allReduceUs;
+    return syncUs / (syncUs + computeUs);
 }
 
 /// Two halves read the weights twice, and what sends and adds takes time from the threads that compute: worth it where
-/// the meetings take longer than that. How long they take, whole batches show: the second one of the session, and one
-/// in kMeasureEvery from there on.
-bool ClusterForward::isWorthHalving(const Batch& batch) {
-    if (batch.nTokens < kFewestToHalve || !allCpus_ || !decoder_ || !decoder_->canHalve()) return false;
-    if (options_.halves) return *options_.halves;
-    return ++nPromptBatches_ % kMeasureEvery != 2 && meetingShare_ > kWorthHalving;
+/// the collectives take longer than that. How long they take, whole batches show: the second one of the session, and
+/// one in kMeasureEvery from there on.
+bool ClusterForward::isWorthMicrobatching(const Batch& batch) {
+    if (batch.nTokens < kMinMicrobatchTokens || !allCpus_ || !decoder_ || !decoder_->canMicrobatch()) return false;
+    if (options_.microbatches) return *options_.microbatches;
+    return ++nPromptBatches_ % kMeasureEvery != 2 && syncShare_ > kWorthMicrobatching;
 }
 
 void ClusterForward::gatherLogits(std::vector<float>& logits) {

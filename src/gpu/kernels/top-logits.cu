@@ -102,7 +102,7 @@ struct Shared {
 };
 
 template <int kKeys>
-__device__ void finishRow(const BestLogitsParams& p, Shared& shared, float factor) {
+__device__ void finishRow(const TopLogitsParams& p, Shared& shared, float factor) {
     const int tid = static_cast<int>(threadIdx.x), row = static_cast<int>(blockIdx.y), k = p.k;
     const float* logits = p.logits + int64_t{row} * p.cols;
     BlockReduction reduce{shared.parts};
@@ -174,7 +174,7 @@ __device__ void finishRow(const BestLogitsParams& p, Shared& shared, float facto
 }
 
 template <int kKeys>
-__global__ void __launch_bounds__(kThreads) bestLogits(BestLogitsParams p) {
+__global__ void __launch_bounds__(kThreads) topLogits(TopLogitsParams p) {
     __shared__ Shared shared;
     letSuccessorStart();
     waitForPredecessor();
@@ -231,21 +231,21 @@ int blocksFor(int cols) {
 
 }  // namespace
 
-size_t bestLogitsKeys(int rows, int cols) {
+size_t topLogitsKeys(int rows, int cols) {
     return size_t(rows) * blocksFor(cols) * kPiecesOfBlock;
 }
-size_t bestLogitsParts(int rows, int cols) {
+size_t topLogitsParts(int rows, int cols) {
     return size_t(rows) * blocksFor(cols) * kWarps;
 }
 
-bool canBestLogits(int cols, int k) {
+bool canTopLogits(int cols, int k) {
     return k >= 1 && k <= kFinalists && blocksFor(cols) * kPiecesOfBlock <= kManyKeys * kThreads;
 }
 
-void launchBestLogits(const BestLogitsParams& p, const Stream& stream) {
+void launchTopLogits(const TopLogitsParams& p, const Stream& stream) {
     const dim3 grid(blocksFor(p.cols), p.rows);
     const bool few = static_cast<int>(grid.x) * kPiecesOfBlock <= kFewKeys * kThreads;
-    launch(stream, few ? bestLogits<kFewKeys> : bestLogits<kManyKeys>, grid, kThreads, 0, p);
+    launch(stream, few ? topLogits<kFewKeys> : topLogits<kManyKeys>, grid, kThreads, 0, p);
 }
 
 }  // namespace dllama::gpu
