@@ -247,7 +247,7 @@ std::unique_ptr<SliceStore> Worker::openStore(const Architecture& arch, const Cl
     if (!options_.cacheDir.empty()) try {
             return std::make_unique<SliceStore>(tensors, slices, key, options_.cacheDir, options_.cacheLimit);
         } catch (const ConfigError& error) {
-            options_.log(fmt::format("the weights will not be kept for the next start: {}", error.what()));
+            options_.log(fmt::format("the weights are not kept for the next start: {}", error.what()));
         }
     return std::make_unique<SliceStore>(tensors, slices, key, "");
 }
@@ -278,7 +278,10 @@ void Worker::load(Session& session, Connection& root, const ClusterSetup& setup)
     }
     const nlohmann::json holdings = {{"complete", missing == nullptr}};
     sendFrame(root, session.id(), FrameType::Holdings, holdings.dump(), after(kAnswerLimit));
-    if (missing) receiveSlices(root, session.id(), *missing);
+    if (missing) {
+        const std::string notKept = receiveSlices(root, session.id(), *missing);
+        if (!notKept.empty()) options_.log(fmt::format("the weights are not kept for the next start: {}", notKept));
+    }
 
     if (!inMemory) {
         next->backend = options_.makeBackend(pool_);

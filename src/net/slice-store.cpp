@@ -7,16 +7,11 @@
 
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
 
 #include "base/errors.hpp"
 #include "format/model-layout.hpp"
-#include "net/cache-folder.hpp"
-#include "net/socket.hpp"
 
 namespace dllama {
-
-namespace fs = std::filesystem;
 
 namespace {
 
@@ -64,66 +59,65 @@ SliceStore::SliceStore(std::vector<TensorInfo> tensors, std::vector<TensorSlice>
     mappedBytes_ = offset;
 
     if (!cacheDir.empty()) {
-        std::error_code error;
-        fs::create_directories(cacheDir, error);
         path_ = fmt::format("{}/{:016x}.slices", cacheDir, key_);
-        if (openCached()) return;
-        const Socket file(::open((path_ + ".part").c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
-        if (file.fd() < 0) throw ConfigError("{}.part: {}", path_, std::strerror(errno));
-        if (cacheLimit > 0) {
-            if (mappedBytes_ > cacheLimit) {
-                fs::remove(path_ + ".part", error);
-                throw ConfigError("{} MB of weights, the cache may have {} MB", mappedBytes_ >> 20, cacheLimit >> 20);
-            }
-            keepCacheWithin(cacheDir, cacheLimit - mappedBytes_);
-        }
-        int failure = 0;
-        do failure = ::posix_fallocate(file.fd(), 0, static_cast<off_t>(mappedBytes_));
-        while (failure == ENOSPC && dropOldestCached(cacheDir));
-        if (failure != 0) {
-            fs::remove(path_ + ".part", error);
-            throw ConfigError("{}.part: no room for {} MB: {}", path_, mappedBytes_ >> 20, std::strerror(failure));
-        }
-        map(file.fd(), true);
+        dropAbandonedParts(cacheDir);
+        if (!openWhole()) startPart();
     } else {
-        map(-1, true);
+        data_ = map(-1, PROT_READ | PROT_WRITE);
     }
 }
 
 SliceStore::~SliceStore() {
     if (data_ != nullptr) ::munmap(data_, mappedBytes_);
-    std::error_code error;
-    if (!complete_ && !path_.empty()) fs::remove(path_ + ".part", error);
 }
 
-void SliceStore::map(int fd, bool writable) {
-    const int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
+/// A file of its own in the cache folder, with room for all slices.
+void SliceStore::startPart() {
+    if (cacheLimit_ > 0) {
+        if (mappedBytes_ > cacheLimit_)
+            throw ConfigError("{} MB of weights, the cache may have {} MB", mappedBytes_ >> 20, cacheLimit_ >> 20);
+        keepCacheWithin(cacheDir_, cacheLimit_ - mappedBytes_);
+    }
+    part_ = std::make_unique<CachePart>(cacheDir_, fmt::format("{:016x}", key_));
+    int failure = 0;
+    do failure = ::posix_fallocate(part_->fd(), 0, static_cast<off_t>(mappedBytes_));
+    while (failure == EINTR || (failure == ENOSPC && dropOldestCached(cacheDir_)));
+    if (failure != 0)
+        throw ConfigError("{}: no room for {} MB: {}", part_->path(), mappedBytes_ >> 20, std::strerror(failure));
+    data_ = map(part_->fd(), PROT_READ | PROT_WRITE);
+}
+
+std::byte* SliceStore::map(int fd, int protection) const {
     const int flags = fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     void* data = ::mmap(nullptr, mappedBytes_, protection, flags, fd, 0);
     if (data == MAP_FAILED)
         throw ConfigError("no memory for {} MB of weights: {}", mappedBytes_ >> 20, std::strerror(errno));
-    data_ = static_cast<std::byte*>(data);
+    return static_cast<std::byte*>(data);
 }
 
-/// False if there is no such file or it is not whole: it is then received anew.
-bool SliceStore::openCached() {
-    const Socket file(::open(path_.c_str(), O_RDONLY | O_CLOEXEC));
+/// Whether the bytes of a cache file are these slices and undamaged.
+bool SliceStore::isWhole(const std::byte* data) const {
+    uint64_t key = 0, count = 0;
+    std::memcpy(&key, data + 8, 8);
+    std::memcpy(&count, data + 16, 8);
+    if (std::memcmp(data, kMagic, 8) != 0 || key != key_ || count != slices_.size()) return false;
+    for (size_t i = 0; i < slices_.size(); i++) {
+        uint64_t hash = 0;
+        std::memcpy(&hash, data + kFixedHeader + 8 * i, 8);
+        if (XXH3_64bits(data + slices_[i].offset, slices_[i].bytes) != hash) return false;
+    }
+    return true;
+}
+
+/// Reads from the cache file from now on. False if there is none or it is not whole: it is then received anew.
+bool SliceStore::openWhole() {
+    const Socket file = openCached(path_);
     if (file.fd() < 0 || ::lseek(file.fd(), 0, SEEK_END) != static_cast<off_t>(mappedBytes_)) return false;
     touchCached(file.fd());
-    map(file.fd(), false);
-    uint64_t key = 0, count = 0;
-    std::memcpy(&key, data_ + 8, 8);
-    std::memcpy(&count, data_ + 16, 8);
-    complete_ = std::memcmp(data_, kMagic, 8) == 0 && key == key_ && count == slices_.size();
-    for (size_t i = 0; i < slices_.size() && complete_; i++) {
-        uint64_t hash = 0;
-        std::memcpy(&hash, data_ + kFixedHeader + 8 * i, 8);
-        complete_ = XXH3_64bits(data_ + slices_[i].offset, slices_[i].bytes) == hash;
-    }
-    if (!complete_) {
-        ::munmap(data_, mappedBytes_);
-        data_ = nullptr;
-    }
+    std::byte* data = map(file.fd(), PROT_READ);
+    complete_ = isWhole(data);
+    if (complete_) std::swap(data, data_);
+    if (data != nullptr) ::munmap(data, mappedBytes_);
     return complete_;
 }
 
@@ -132,22 +126,28 @@ std::span<std::byte> SliceStore::room(size_t index) {
     return {data_ + slices_[index].offset, slices_[index].bytes};
 }
 
-void SliceStore::finish(const std::vector<uint64_t>& hashes) {
+std::string SliceStore::finish(const std::vector<uint64_t>& hashes) {
     DLLAMA_CHECK(!complete_ && hashes.size() == slices_.size());
     const uint64_t count = slices_.size();
     std::memcpy(data_, kMagic, 8);
     std::memcpy(data_ + 8, &key_, 8);
     std::memcpy(data_ + 16, &count, 8);
     std::memcpy(data_ + kFixedHeader, hashes.data(), 8 * hashes.size());
-    if (!path_.empty()) {
-        // The file appears under its name only when it is on the disk in whole.
-        std::error_code error;
-        if (::msync(data_, mappedBytes_, MS_SYNC) == 0) fs::rename(path_ + ".part", path_, error);
-        if (error) throw ConfigError("{}: {}", path_, error.message());
-        // Other workers of this machine may have filled the folder meanwhile.
-        if (cacheLimit_ > 0) keepCacheWithin(cacheDir_, cacheLimit_);
+    const std::unique_ptr<CachePart> part = std::move(part_);
+    std::string failure;
+    try {
+        if (part && !openWhole()) {
+            // The file appears under its name only when it is on the disk in whole.
+            if (::msync(data_, mappedBytes_, MS_SYNC) != 0) throw ConfigError("{}: {}", path_, std::strerror(errno));
+            part->publish(path_);
+            // Other workers of this machine may have filled the folder meanwhile.
+            if (cacheLimit_ > 0) keepCacheWithin(cacheDir_, cacheLimit_);
+        }
+    } catch (const ConfigError& error) {
+        failure = error.what();  // the slices stay where they are, in a file without a name
     }
     complete_ = true;
+    return failure;
 }
 
 const TensorInfo& SliceStore::info(std::string_view name) const {

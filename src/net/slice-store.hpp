@@ -7,6 +7,7 @@
 
 #include "arch/architecture.hpp"
 #include "format/tensor-source.hpp"
+#include "net/cache-folder.hpp"
 
 namespace dllama {
 
@@ -24,9 +25,9 @@ std::vector<TensorInfo> describeTensors(const Architecture& arch, DType weightTy
 class SliceStore final : public TensorSource {
   public:
     /// `key` names the contents: model and slices. Without `cacheDir` everything stays in memory. Opens a complete
-    /// file of an earlier start if there is one and its hashes hold. Else makes room for a new one: files that were not
-    /// used for the longest time go where the disk is full, or where the folder would grow beyond `cacheLimit` bytes
-    /// (0: no limit). Throws ConfigError if there is no room.
+    /// file of an earlier start, or of another worker, if there is one and its hashes hold. Else makes room for a new
+    /// one: files that were not used for the longest time go where the disk is full, or where the folder would grow
+    /// beyond `cacheLimit` bytes (0: no limit). Throws ConfigError if there is no room.
     SliceStore(std::vector<TensorInfo> tensors, std::vector<TensorSlice> slices, uint64_t key,
                const std::string& cacheDir, uint64_t cacheLimit = 0);
     ~SliceStore() override;
@@ -36,8 +37,10 @@ class SliceStore final : public TensorSource {
     size_t bytes() const { return totalBytes_; }
     /// Room for a slice that is being received.
     std::span<std::byte> room(size_t index);
-    /// All slices have arrived with these hashes: the store may be read, and the next start will find it.
-    void finish(const std::vector<uint64_t>& hashes);
+    /// All slices have arrived with these hashes: the store may be read, and the next start will find it. Where another
+    /// worker has kept the same slices meanwhile, they are read from its file, so that memory holds them once. Returns
+    /// why the next start will not find them, or "".
+    std::string finish(const std::vector<uint64_t>& hashes);
 
     const TensorInfo& info(std::string_view name) const override;
     bool has(std::string_view name) const override;
@@ -53,8 +56,10 @@ class SliceStore final : public TensorSource {
         mutable bool released = false;  // its memory was given back and holds nothing
     };
 
-    bool openCached();
-    void map(int fd, bool writable);
+    bool openWhole();
+    void startPart();
+    std::byte* map(int fd, int protection) const;
+    bool isWhole(const std::byte* data) const;
     const Held& held(const TensorSlice& slice) const;
 
     std::vector<TensorInfo> tensors_;
@@ -64,7 +69,8 @@ class SliceStore final : public TensorSource {
     uint64_t key_ = 0;
     std::string cacheDir_;
     uint64_t cacheLimit_ = 0;
-    std::string path_;  // of the cache file; empty: memory only
+    std::string path_;                 // of the cache file; empty: memory only
+    std::unique_ptr<CachePart> part_;  // while it is received
     size_t totalBytes_ = 0;
     size_t mappedBytes_ = 0;
     std::byte* data_ = nullptr;

@@ -46,7 +46,7 @@ void sendSlices(Connection& connection, uint32_t session, const TensorSource& so
     }
 }
 
-void receiveSlices(Connection& connection, uint32_t session, SliceStore& store) {
+std::string receiveSlices(Connection& connection, uint32_t session, SliceStore& store) {
     std::vector<uint64_t> hashes;
     for (uint32_t i = 0; i < store.nSlices(); i++) {
         const std::span<std::byte> room = store.room(i);
@@ -74,7 +74,7 @@ void receiveSlices(Connection& connection, uint32_t session, SliceStore& store) 
         if (XXH3_64bits(room.data(), room.size()) != hashes.back())
             throw ProtocolError("{}: slice {} arrived damaged", connection.peer(), i);
     }
-    store.finish(hashes);
+    return store.finish(hashes);
 }
 
 }  // namespace dllama

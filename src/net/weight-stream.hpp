@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "format/tensor-source.hpp"
@@ -14,8 +15,8 @@ namespace dllama {
 void sendSlices(Connection& connection, uint32_t session, const TensorSource& source,
                 const std::vector<TensorSlice>& slices, const std::function<void(size_t done)>& progress);
 
-/// Receives what sendSlices() sends and completes `store`. Throws ConnectionError, and ProtocolError if something
-/// arrives out of order, does not fit or has another hash.
-void receiveSlices(Connection& connection, uint32_t session, SliceStore& store);
+/// Receives what sendSlices() sends and completes `store`. Returns why the slices are not kept for the next start, or
+/// "". Throws ConnectionError, and ProtocolError if something arrives out of order, does not fit or has another hash.
+std::string receiveSlices(Connection& connection, uint32_t session, SliceStore& store);
 
 }  // namespace dllama

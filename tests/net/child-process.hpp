@@ -53,12 +53,14 @@ class ChildProcess {
             ::_exit(1);
         }).detach();
     }
-    /// SIGKILL; returns when it is gone.
-    void kill() {
-        if (pid_ <= 0) return;
+    /// SIGKILL; returns when it is gone, with the signal that ended it: another one than SIGKILL if it was faster.
+    int kill() {
+        if (pid_ <= 0) return 0;
         ::kill(pid_, SIGKILL);
-        ::waitpid(pid_, nullptr, 0);
+        int status = 0;
+        ::waitpid(pid_, &status, 0);
         pid_ = 0;
+        return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
     }
     /// The next line, or "" after 20 s or at the end.
     std::string readLine() {
@@ -103,13 +105,13 @@ class ChildProcess {
 /// A worker as a process, on a port that it keeps when it is started again.
 class WorkerProcess {
   public:
-    explicit WorkerProcess(std::string secret, uint64_t memoryLimit = 0)
-        : secret_(std::move(secret)), memoryLimit_(memoryLimit) {
+    explicit WorkerProcess(std::string secret, uint64_t memoryLimit = 0, std::string cacheDir = "")
+        : secret_(std::move(secret)), memoryLimit_(memoryLimit), cacheDir_(std::move(cacheDir)) {
         start();
     }
     void start() {
-        process_ = std::make_unique<ChildProcess>(
-            std::vector<std::string>{"--worker", std::to_string(port_), secret_, std::to_string(memoryLimit_)});
+        process_ = std::make_unique<ChildProcess>(std::vector<std::string>{"--worker", std::to_string(port_), secret_,
+                                                                           std::to_string(memoryLimit_), cacheDir_});
         const std::string line = process_->readLine();
         port_ = line.empty() ? 0 : std::stoi(line);
         if (port_ == 0) throw Error("the worker process did not start");
@@ -124,6 +126,7 @@ class WorkerProcess {
         options.address = {"127.0.0.1", std::stoi(argv[2])};
         if (argv[3][0] != '\0') options.secret = Secret::parse(argv[3], "test");
         options.memoryLimit = std::stoull(argv[4]);
+        options.cacheDir = argv[5];
         options.makeBackend = cpuBackend;
         options.log = [](const std::string&) {};
         Worker worker(std::move(options));
@@ -136,6 +139,7 @@ class WorkerProcess {
   private:
     std::string secret_;
     uint64_t memoryLimit_ = 0;
+    std::string cacheDir_;
     int port_ = 0;
     std::unique_ptr<ChildProcess> process_;
 };

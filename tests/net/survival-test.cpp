@@ -359,7 +359,7 @@ int rootMain(char** argv) {
 
 int main(int argc, char** argv) {
     std::signal(SIGPIPE, SIG_IGN);
-    if (argc == 5 && std::string_view(argv[1]) == "--worker") return dllama::test::WorkerProcess::main(argv);
+    if (argc == 6 && std::string_view(argv[1]) == "--worker") return dllama::test::WorkerProcess::main(argv);
     if (argc == 5 && std::string_view(argv[1]) == "--root") return dllama::test::rootMain(argv);
     testing::InitGoogleTest(&argc, argv);
     return RUN_ALL_TESTS();

@@ -117,7 +117,7 @@ TEST_F(Transfer, CacheThatCannotBeWrittenIsDoneWithout) {
     std::ofstream(folder.file("cache")) << "a file where a folder should be";
     WorkerThread worker(cached());
     EXPECT_GT(bytesOfStart({&worker}, demo), kMegabyte);
-    EXPECT_EQ(worker.lines.count("will not be kept"), 1) << worker.lines.all();
+    EXPECT_EQ(worker.lines.count("are not kept"), 1) << worker.lines.all();
     EXPECT_LT(bytesOfStart({&worker}, demo), kMegabyte);  // from memory
 }
 
