@@ -77,8 +77,9 @@ struct Options {
     std::string collectives = "peer";
 };
 
-std::vector<int> randomTokens(int n, int vocabSize) {
-    std::mt19937 random(1);
+/// Sequences differ: a batch of equal ones would share its experts.
+std::vector<int> randomTokens(int n, int vocabSize, int sequence = 0) {
+    std::mt19937 random(1 + sequence);
     std::vector<int> tokens(n);
     for (int& token : tokens) token = static_cast<int>(random() % static_cast<unsigned>(vocabSize));
     return tokens;
@@ -121,8 +122,8 @@ class Bench {
                    weightBytes / 1e9);
         if (options_.gpus.size() > 1)
             for (const int rows : {1, 4, 16, 256})
-                fmt::print("a sum of {} rows takes {:.2f} us\n", rows,
-                           ranks_->sumMicroseconds(rows * config_.hiddenSize));
+                fmt::print("an all-reduce of {} rows takes {:.2f} us\n", rows,
+                           ranks_->allReduceMicroseconds(rows * config_.hiddenSize));
         fmt::print("| test | t/s (median of {}) | ms a step | GB/s | of copy |\n| --- | ---: | ---: | ---: | ---: |\n",
                    options_.repetitions);
         if (options_.prompt > 0) {
@@ -177,7 +178,7 @@ class Bench {
         std::vector<int> sequences;
         for (int i = 0; i < rows; i++) sequences.push_back(engine_->open(depth + options_.answer + 2));
         for (const int sequence : sequences)
-            engine_->start(sequence, randomTokens(depth, config_.vocabSize), {.temperature = 0.0f},
+            engine_->start(sequence, randomTokens(depth, config_.vocabSize, sequence), {.temperature = 0.0f},
                            {options_.answer, {}});
         double seconds = 0.0;
         int nSteps = 0;

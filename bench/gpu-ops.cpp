@@ -1,14 +1,18 @@
 // Time of each operation of a decode step as it runs in a recorded step: the operation for all layers in a row, with
 // random weights, against the bytes it must read.
-//   gpu-ops <shape> [--type q40] [--layers N] [--depth 512] [--ranks N]
+//   gpu-ops <shape> [--type q40] [--layers N] [--depth 512] [--ranks N] [--rows 1,16]
+// Rows are tokens of as many sequences, with inputs of their own, so that a router chooses for each by itself.
 
 #include <cuda_runtime.h>
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <functional>
 #include <memory>
+#include <random>
 #include <vector>
 
 #include "base/errors.hpp"
@@ -23,15 +27,17 @@ namespace {
 
 class Bench {
   public:
-    Bench(const ModelConfig& config, DType type, int depth, int nRanks)
+    Bench(const ModelConfig& config, DType type, int depth, int nRanks, int maxRows)
         : config_(config),
           arch_(makeArchitecture(config)),
           source_(config, type),
           plan_(makeShardPlan(arch_, std::vector<NodeSpec>(nRanks))),
           shape_(plan_.attentionShape(0)),
-          depth_(depth) {
+          depth_(depth),
+          maxRows_(maxRows) {
         weights_ = loadWeights(arch_, plan_, 0, source_, *backend_, pool_, {});
-        const int nBlocks = depth / kKvBlockPositions + 1;
+        blocksOfRow_ = depth / kKvBlockPositions + 1;
+        const int nBlocks = blocksOfRow_ * maxRows;
         for (int i = 0; i < config.nLayers; i++)
             kv_.push_back(backend_->allocateKvLayer(DType::F16, nBlocks, shape_.nKvHeads, config.headDim));
         const RopeTables tables = makeRopeTables(arch_, depth + 1);
@@ -50,26 +56,19 @@ class Bench {
         y_ = activations(config.hiddenSize, false);
         logits_ = activations(share.vocabulary.size(), false);
         best_ = activations(topLogitsCols(kMaxTopLogits), false);
-        if (config.isMoe()) routing_ = backend_->allocateRouting(1, config.nExpertsPerToken);
-
-        batch_.nTokens = batch_.nSequences = 1;
-        batch_.maxBlocks = nBlocks;
-        for (int b = 0; b < nBlocks; b++) batch_.blockTables.push_back(b);
-        batch_.positions = batch_.ropePositions = {depth};
-        batch_.contextLengths = {depth + 1};
-        batch_.sequences = batch_.outputRows = {0};
-        batch_.nTop = kMaxTopLogits;
-        batch_.outputTemperatures = {1.0f};
-        batch_.embeddingType = DType::F32;
-        batch_.embeddings.resize(static_cast<size_t>(config.hiddenSize) * sizeof(float));
+        if (config.isMoe()) routing_ = backend_->allocateRouting(maxRows, config.nExpertsPerToken);
+        fill(x_);
+        fill(y_);
     }
 
-    void run() {
+    void run(int rows) {
+        makeBatch(rows);
+        total_ = 0.0;
         fmt::print(
-            "{} at {} positions, {}\n| operation | times | us each | MB | GB/s | us a step |\n"
+            "{} at {} positions, {} rows, {}\n| operation | times | us each | MB | GB/s | us a step |\n"
             "| --- | ---: | ---: | ---: | ---: | ---: |\n",
-            config_.name, depth_, backend_->name());
-        const double kvMb = 4e-6 * depth_ * shape_.nKvHeads * config_.headDim;
+            config_.name, depth_, rows, backend_->name());
+        const double kvMb = 4e-6 * depth_ * shape_.nKvHeads * config_.headDim * rows;
         op("norm", 2.0 * config_.nLayers, 0.0, [&](LayerWeights& w, KvLayer&) {
             for (int i = 0; i < 2; i++)
                 backend_->addNorm(*step_, {.x = &x_,
@@ -97,8 +96,10 @@ class Bench {
         ffn("dense", first.ffn, hidden_, [](LayerWeights& w) -> FfnWeights* { return w.ffn.up ? &w.ffn : nullptr; });
         if (last.moe) {
             const FfnWeights& shared = last.moe->shared;
-            const double expertMb = 1e-6 * static_cast<double>(last.moe->experts->deviceBytes) *
-                                    config_.nExpertsPerToken / config_.nRoutedExperts;
+            // Of independent choices, as random inputs' are nearly, so many experts are some row's.
+            const double share = static_cast<double>(config_.nExpertsPerToken) / config_.nRoutedExperts;
+            const double expertMb =
+                1e-6 * static_cast<double>(last.moe->experts->deviceBytes) * (1.0 - std::pow(1.0 - share, rows));
             op("moe", moeLayers(),
                expertMb + mb(shared.gate.get()) + mb(shared.up.get()) + mb(shared.down.get()) +
                    4e-6 * config_.nRoutedExperts * config_.hiddenSize,
@@ -131,7 +132,33 @@ class Bench {
     }
 
   private:
-    Activations activations(int cols, bool quantized) { return backend_->allocateActivations(1, cols, quantized); }
+    Activations activations(int cols, bool quantized) {
+        return backend_->allocateActivations(maxRows_, cols, quantized);
+    }
+    void fill(Activations& to) {
+        std::mt19937 random(1);
+        std::normal_distribution<float> normal;
+        std::vector<float> values(static_cast<size_t>(to.maxRows) * to.cols);
+        for (float& value : values) value = normal(random);
+        backend_->uploadActivations(values.data(), to.maxRows, to);
+    }
+    void makeBatch(int rows) {
+        batch_ = {};
+        batch_.nTokens = batch_.nSequences = rows;
+        batch_.maxBlocks = blocksOfRow_;
+        for (int row = 0; row < rows; row++) {
+            for (int b = 0; b < blocksOfRow_; b++) batch_.blockTables.push_back(row * blocksOfRow_ + b);
+            batch_.positions.push_back(depth_);
+            batch_.ropePositions.push_back(depth_);
+            batch_.contextLengths.push_back(depth_ + 1);
+            batch_.sequences.push_back(row);
+            batch_.outputRows.push_back(row);
+            batch_.outputTemperatures.push_back(1.0f);
+        }
+        batch_.nTop = kMaxTopLogits;
+        batch_.embeddingType = DType::F32;
+        batch_.embeddings.resize(static_cast<size_t>(rows) * config_.hiddenSize * sizeof(float));
+    }
     static double mb(const Matrix* m) { return m ? 1e-6 * static_cast<double>(m->deviceBytes) : 0.0; }
     int moeLayers() const { return config_.nLayers - config_.firstMoeLayer; }
 
@@ -183,7 +210,7 @@ class Bench {
     std::unique_ptr<Backend> backend_ = makeCudaBackend();
     ShardPlan plan_;
     AttentionShape shape_;
-    int depth_;
+    int depth_, maxRows_, blocksOfRow_ = 0;
     RankWeights weights_;
     std::vector<KvLayer> kv_;
     Rope rope_;
@@ -199,18 +226,21 @@ class Bench {
 int main(int argc, char** argv) {
     std::string shape, type = "q40";
     int layers = 0, depth = 512, nRanks = 1;
+    std::vector<int> rows = {1};
     CLI::App app("Time of each operation of a decode step on a GPU");
     app.add_option("shape", shape, "glm-4-9b, glm-4-32b, intellect-3, ...")->required();
     app.add_option("--type", type, "Type of the weights");
     app.add_option("--layers", layers, "Only so many layers");
     app.add_option("--depth", depth, "Positions before the token");
     app.add_option("--ranks", nRanks, "The share of one of so many GPUs")->check(CLI::Range(1, 64));
+    app.add_option("--rows", rows, "Tokens of a step, each of another sequence")->delimiter(',');
     CLI11_PARSE(app, argc, argv);
     try {
         ModelConfig config = syntheticShape(shape);
         config.name = fmt::format("synthetic {} {}", shape, type);
         if (layers > 0) config.nLayers = layers;
-        Bench(config, syntheticType(type), depth, nRanks).run();
+        Bench bench(config, syntheticType(type), depth, nRanks, *std::max_element(rows.begin(), rows.end()));
+        for (const int n : rows) bench.run(n);
         return 0;
     } catch (const std::exception& error) {
         fmt::print(stderr, "{}\n", error.what());

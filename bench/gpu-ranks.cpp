@@ -110,7 +110,7 @@ std::string GpuRanks::name() const {
     return text;
 }
 
-double GpuRanks::sumMicroseconds(int n) {
+double GpuRanks::allReduceMicroseconds(int n) {
     constexpr int kSums = 200, kSteps = 10;
     double best = 1e30;
     onAllRanks([&](int r) {
@@ -126,7 +126,7 @@ double GpuRanks::sumMicroseconds(int n) {
         for (int i = 0; i < kSteps; i++) {
             const StepInputs& step = backend.upload(batch);
             const auto begin = Clock::now();
-            backend.run(fmt::format("sums of {}", n), [&] {
+            backend.run(fmt::format("all-reduces of {}", n), [&] {
                 for (int k = 0; k < kSums; k++) ranks_[r]->communicator->allReduce(step, x);
             });
             backend.download(x, 1, values.data());

@@ -31,8 +31,8 @@ class GpuRanks final : public ForwardPass {
 
     const ShardPlan& plan() const { return plan_; }
     std::string name() const;
-    /// Microseconds that a sum of n values takes when many follow each other, as in a recorded step.
-    double sumMicroseconds(int n);
+    /// Microseconds that an all-reduce of n values takes when many follow each other, as in a recorded step.
+    double allReduceMicroseconds(int n);
 
   private:
     struct Rank {

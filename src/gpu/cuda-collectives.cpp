@@ -44,8 +44,8 @@ std::string randomHex(int nWords) {
 
 static_assert(kMaxPeerRanks == kMaxPeers);
 
-/// All blocks of a sum in memory must run at once: on 32 processors of any GPU they can.
-bool runsPeerSums(int gpuIndex) {
+/// All blocks of an all-reduce in memory must run at once: on 32 processors of any GPU they can.
+bool runsPeerAllReduce(int gpuIndex) {
     int nSms = 0;
     check(cudaDeviceGetAttribute(&nSms, cudaDevAttrMultiProcessorCount, gpuIndex), "processors");
     return nSms * 4 >= kPeerMaxBlocks;
@@ -57,7 +57,7 @@ std::vector<int> peersOf(int gpuIndex) {
     check(cudaGetDeviceCount(&count), "GPU");
     std::vector<int> peers;
     for (int other = 0; other < count; other++) {
-        if (other == gpuIndex || !runsPeerSums(gpuIndex) || !runsPeerSums(other)) continue;
+        if (other == gpuIndex || !runsPeerAllReduce(gpuIndex) || !runsPeerAllReduce(other)) continue;
         int there = 0, back = 0;
         check(cudaDeviceCanAccessPeer(&there, gpuIndex, other), "peer access");
         check(cudaDeviceCanAccessPeer(&back, other, gpuIndex), "peer access");
@@ -94,8 +94,8 @@ class CudaCollectives final : public DeviceCollectives {
 
     DeviceIdentity identity() const override { return identity_; }
 
-    /// The name of a group of this process, or an id of NCCL; of the former with the latter behind it where large sums
-    /// go through NCCL.
+    /// The name of a group of this process, or an id of NCCL; of the former with the latter behind it where large
+    /// all-reduces go through NCCL.
     std::string newRendezvous(Collectives how) const override {
         std::string nccl;
 #ifdef DLLAMA_HAS_NCCL
@@ -123,7 +123,7 @@ class CudaCollectives final : public DeviceCollectives {
         auto result = std::make_unique<PeerCommunicator>(group, member.rank, member.nRanks, backend, lost);
         const std::string nccl = member.rendezvous.substr(colon + 1);
         if (nccl.empty()) return result;
-        // NCCL is a convenience here: without it large sums are made in pieces.
+        // NCCL is a convenience here: without it large all-reduces are made in pieces.
         std::unique_ptr<Communicator> large;
         try {
             large = joinNccl(member, nccl, backend, host, lost);

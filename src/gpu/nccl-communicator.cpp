@@ -14,7 +14,7 @@ using Clock = std::chrono::steady_clock;
 /// Ranks come here at about the same time; NCCL itself needs some seconds on a large host.
 constexpr std::chrono::seconds kMeetLimit{30};
 constexpr std::chrono::milliseconds kPause{1};
-/// A call that takes longer is stuck behind a sum that does not end.
+/// A call that takes longer is stuck behind an all-reduce that does not end.
 constexpr std::chrono::milliseconds kCallLimit{500};
 /// What the warm-up adds up at most, in values.
 constexpr size_t kWarmUpValues = size_t{4} << 20;
@@ -69,7 +69,7 @@ void NcclCommunicator::connect(const ncclUniqueId& id) {
 void NcclCommunicator::warmUp() {
     const DeviceMemory values = allocateDevice(kWarmUpValues * sizeof(float));
     try {
-        for (size_t n = 1; n <= kWarmUpValues; n *= 4) sum(reinterpret_cast<float*>(values.get()), n);
+        for (size_t n = 1; n <= kWarmUpValues; n *= 4) allReduceValues(reinterpret_cast<float*>(values.get()), n);
     } catch (...) {
         cudaStreamSynchronize(device_.stream().handle);
         throw;
@@ -98,14 +98,14 @@ void NcclCommunicator::watch(std::stop_token closing) {
 }
 
 void NcclCommunicator::allReduce(const StepInputs& step, Activations& x) {
-    sum(x.f32, static_cast<size_t>(step.nTokens) * x.cols);
+    allReduceValues(x.f32, static_cast<size_t>(step.nTokens) * x.cols);
     device_.updateForms(step.nTokens, x);
 }
 
-void NcclCommunicator::sum(float* values, size_t n) {
+void NcclCommunicator::allReduceValues(float* values, size_t n) {
     const std::lock_guard lock(calls_);
     if (lost_.stop_requested() || comm_ == nullptr) fail("a rank was lost");
-    finish(nccl_.allReduce(values, values, n, ncclFloat, ncclSum, comm_, device_.stream().handle), "sum");
+    finish(nccl_.allReduce(values, values, n, ncclFloat, ncclSum, comm_, device_.stream().handle), "all-reduce");
 }
 
 /// A communicator that does not block may go on with a call in the background.
@@ -118,7 +118,7 @@ void NcclCommunicator::finish(ncclResult_t result, const char* what) {
     if (result != ncclSuccess) fail(fmt::format("NCCL, {}: {}", what, nccl_.getErrorString(result)));
 }
 
-/// The step's sums are known to be whole only here, where the host has waited for them.
+/// The step's all-reduces are known to be whole only here, where the host has waited for them.
 void NcclCommunicator::gatherRows(std::span<const float> mine, int nRows, std::span<const int> colsOfRank, float* all) {
     if (lost_.stop_requested()) fail("a rank was lost");
     host_.gatherRows(mine, nRows, colsOfRank, all);

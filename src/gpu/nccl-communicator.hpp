@@ -15,9 +15,9 @@ namespace dllama::gpu {
 /// All ranks hold the same bits: each of NCCL's ways (ring, tree) adds an element up on its way to one rank and then
 /// copies that sum to all.
 ///
-/// A GPU that waits in a sum whose partner is gone waits for ever, and with it the thread that waits for the GPU. So a
-/// thread of its own (`watch_`) ends all of NCCL's work when a rank is lost. It touches the communicator only between
-/// the step's calls, unless one of them is itself stuck in a full launch queue, which NCCL allows for.
+/// A GPU that waits in an all-reduce whose partner is gone waits for ever, and with it the thread that waits for the
+/// GPU. So a thread of its own (`watch_`) ends all of NCCL's work when a rank is lost. It touches the communicator only
+/// between the step's calls, unless one of them is itself stuck in a full launch queue, which NCCL allows for.
 class NcclCommunicator final : public Communicator {
   public:
     /// Waits for all ranks with this id, which rank 0 drew with NcclLibrary::getUniqueId. Throws PeerLost.
@@ -31,7 +31,7 @@ class NcclCommunicator final : public Communicator {
     void gatherRows(std::span<const float> mine, int nRows, std::span<const int> colsOfRank, float* all) override;
 
     /// The first n values become their sums over all ranks.
-    void sum(float* values, size_t n);
+    void allReduceValues(float* values, size_t n);
 
   private:
     void connect(const ncclUniqueId& id);

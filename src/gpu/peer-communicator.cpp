@@ -14,9 +14,9 @@ PeerCommunicator::PeerCommunicator(std::shared_ptr<PeerGroup> group, int rank, i
       group_(std::move(group)),
       onLost_(lost, [group = group_.get()] { group->stop(); }) {
     device_.forgetSteps();  // those that could not be recorded before may be now
-    group_->sit(rank, device_.gpuIndex());
-    if (!group_->meet(rank, lost)) fail("not all GPUs of this process are there");
-    params_ = group_->sums(rank);
+    group_->join(rank, device_.gpuIndex());
+    if (!group_->waitForAll(rank, lost)) fail("not all GPUs of this process are there");
+    params_ = group_->allReduceParams(rank);
 }
 
 /// A rank that leaves ends the waiting of those who have not noticed yet that the session is over.
@@ -33,22 +33,22 @@ PeerCommunicator::~PeerCommunicator() {
 void PeerCommunicator::allReduce(const StepInputs& step, Activations& x) {
     const size_t n = static_cast<size_t>(step.nTokens) * x.cols;
     if (large_ && n > kPeerMaxBlocks * kPeerBlockValues) return large_->allReduce(step, x);
-    sum(x.f32, n);
+    allReduceValues(x.f32, n);
     device_.updateForms(step.nTokens, x);
 }
 
-void PeerCommunicator::sum(float* values, size_t n) {
+void PeerCommunicator::allReduceValues(float* values, size_t n) {
     if (group_->stopped()) fail("a rank was lost");
     constexpr size_t kMost = size_t{kPeerMaxBlocks} * kPeerBlockValues;
     for (size_t at = 0; at < n; at += kMost) {
-        PeerSumParams p = params_;
+        PeerAllReduceParams p = params_;
         p.x = values + at;
         p.n = static_cast<int>(std::min(kMost, n - at));
-        launchPeerSum(p, device_.stream());
+        launchPeerAllReduce(p, device_.stream());
     }
 }
 
-/// The host has waited for the step here: a sum that was given up is noticed before its values are used.
+/// The host has waited for the step here: an all-reduce that was given up is noticed before its values are used.
 void PeerCommunicator::gatherRows(std::span<const float> mine, int nRows, std::span<const int> colsOfRank, float* all) {
     if (group_->stopped() || !group_->gatherRows(rank_, mine, nRows, colsOfRank, all)) fail("a rank was lost");
 }

@@ -10,28 +10,28 @@
 #include <vector>
 
 #include "gpu/cuda-check.hpp"
-#include "gpu/kernels/peer-sum.hpp"
+#include "gpu/kernels/peer-all-reduce.hpp"
 
 namespace dllama::gpu {
 
-/// Ranks that are threads of this process, and the memory in which their GPUs meet. It lives until the last of them has
-/// left: a kernel of a rank that has not noticed yet may still write to those that have.
+/// Ranks that are threads of this process, and the memory in which their GPUs exchange values. It lives until the last
+/// of them has left: a kernel of a rank that has not noticed yet may still write to those that have.
 class PeerGroup {
   public:
     /// In a thread that has a device.
     explicit PeerGroup(int nRanks);
 
     /// Makes the memory in which the GPU of `rank` receives. Throws CudaError.
-    void sit(int rank, int gpuIndex);
-    /// Waits for the other ranks and lets the GPU of `rank` write into their memory. False if not all sit in time, or a
-    /// stop is requested before. Throws CudaError.
-    bool meet(int rank, std::stop_token lost);
+    void join(int rank, int gpuIndex);
+    /// Waits for the other ranks and lets the GPU of `rank` write into their memory. False if not all join in time, or
+    /// a stop is requested before. Throws CudaError.
+    bool waitForAll(int rank, std::stop_token lost);
 
     /// Called once by each rank: true if all of them say so. False if one does not say anything in time.
     bool allAgree(bool mine, std::stop_token lost);
 
-    /// What a sum of `rank` needs to know; without x and n.
-    PeerSumParams sums(int rank) const;
+    /// What an all-reduce of `rank` needs to know; without x and n.
+    PeerAllReduceParams allReduceParams(int rank) const;
 
     /// Everyone who waits here, on a device or in gatherRows(), stops waiting. Any thread.
     void stop();
@@ -54,7 +54,7 @@ class PeerGroup {
     template <typename Condition>
     bool waitUntil(const Condition& condition) const;
 
-    std::vector<CollectiveMember> seats_;
+    std::vector<CollectiveMember> members_;
     DeviceMemory stop_;  // a uint32_t that GPUs read
     std::mutex mutex_;
     std::condition_variable_any changed_;

@@ -1,4 +1,4 @@
-// Ranks on two GPUs of one host: sums, golden models, lost ranks.
+// Ranks on two GPUs of one host: all-reduce, golden models, lost ranks.
 #include <cstdlib>
 #include <future>
 
@@ -119,7 +119,7 @@ TEST_F(SeveralGpus, AThousandRecordedSteps) {
                         values[k][i] = valueOf(r, round + k, static_cast<int>(i));
                     backend.uploadActivations(values[k].data(), 1, x[k]);
                 }
-                backend.run("sums", [&] {
+                backend.run("all-reduces", [&] {
                     for (Activations& each : x) pair.ranks[r].communicator->allReduce(step, each);
                 });
                 for (int k = 0; k < kSums; k++) {
@@ -127,7 +127,7 @@ TEST_F(SeveralGpus, AThousandRecordedSteps) {
                     for (size_t i = 0; i < values[k].size(); i++)
                         ASSERT_EQ(values[k][i], valueOf(0, round + k, static_cast<int>(i)) +
                                                     valueOf(1, round + k, static_cast<int>(i)))
-                            << "rank " << r << ", sum " << k << ", round " << round;
+                            << "rank " << r << ", all-reduce " << k << ", round " << round;
                 }
             }
         });
@@ -151,7 +151,7 @@ TEST_F(SeveralGpus, RowsComeToRankZero) {
     });
 }
 
-/// One rank does not come to a sum: the other one's GPU waits for it until the loss is known.
+/// One rank does not come to an all-reduce: the other one's GPU waits for it until the loss is known.
 TEST_F(SeveralGpus, AGpuThatWaitsForALostRankIsSetFree) {
     for (const Collectives how : deviceCollectives()) {
         Pair pair(how);

@@ -1,14 +1,14 @@
 #include "gpu/kernels/device.cuh"
-#include "gpu/kernels/peer-sum.hpp"
+#include "gpu/kernels/peer-all-reduce.hpp"
 
 /// x = the sum of x over the GPUs of one process, each of which can write into the others' memory. One shot: every rank
 /// sends its whole part to all and adds up what it receives in rank order, so all ranks hold the same bits. What counts
-/// is latency: a step of one token has two sums of some 16 KB in each layer.
+/// is latency: a step of one token has two all-reduces of some 16 KB in each layer.
 ///
 /// Grid: a block for each kPeerBlockValues values, at most kPeerMaxBlocks: all must be resident at once, since they
 /// wait for the other GPUs' blocks. Block: kThreads, two values a thread. Shared memory: none.
 ///
-/// A value travels in one 8-byte word with the epoch of the sum it belongs to:
+/// A value travels in one 8-byte word with the epoch of the all-reduce it belongs to:
 ///
 ///     rank 0, block b, epoch e                    rank 1, block b, epoch e
 ///       inbox of 1 [e odd][from 0] = {x, e}  -->    polls its inbox until it reads epoch e
@@ -17,7 +17,7 @@
 /// 8 bytes are written and read as one, so the epoch says that the value beside it is there: no fences, and one way
 /// through the link is all the time it takes. The epoch is counted in device memory, by the kernel itself, so that
 /// recorded steps can be replayed; each block counts for itself, and always has the same values of the inbox, whatever
-/// the size of a sum.
+/// the size of an all-reduce.
 ///
 /// Why a word may be written again two epochs later: a rank writes epoch e + 2 only when its block b has ended e + 1,
 /// for which it has read epoch e + 1 of every other rank; that rank wrote it after its kernel of epoch e had ended, and
@@ -56,7 +56,8 @@ __device__ inline bool isOf(uint64_t word, uint32_t epoch) {
 }
 
 /// Waits for both words of this epoch; gives up if the host says so, or tells it that time is over.
-__device__ inline void receive(const PeerSumParams& p, const uint64_t* from, uint32_t epoch, uint64_t& a, uint64_t& b) {
+__device__ inline void receive(const PeerAllReduceParams& p, const uint64_t* from, uint32_t epoch, uint64_t& a,
+                               uint64_t& b) {
     uint64_t begin = 0;
     for (int polls = 1;; polls++) {
         loadWords(from, a, b);
@@ -69,7 +70,7 @@ __device__ inline void receive(const PeerSumParams& p, const uint64_t* from, uin
     }
 }
 
-__global__ void __launch_bounds__(kThreads) peerSum(PeerSumParams p) {
+__global__ void __launch_bounds__(kThreads) peerAllReduce(PeerAllReduceParams p) {
     letSuccessorStart();
     waitForPredecessor();
     const int first = static_cast<int>(blockIdx.x) * kPeerBlockValues + static_cast<int>(threadIdx.x) * 2;
@@ -103,8 +104,8 @@ __global__ void __launch_bounds__(kThreads) peerSum(PeerSumParams p) {
 
 }  // namespace
 
-void launchPeerSum(const PeerSumParams& p, const Stream& stream) {
-    launch(stream, peerSum, ceilDiv(p.n, kPeerBlockValues), kThreads, 0, p);
+void launchPeerAllReduce(const PeerAllReduceParams& p, const Stream& stream) {
+    launch(stream, peerAllReduce, ceilDiv(p.n, kPeerBlockValues), kThreads, 0, p);
 }
 
 }  // namespace dllama::gpu

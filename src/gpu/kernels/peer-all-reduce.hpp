@@ -18,7 +18,7 @@ constexpr size_t peerInboxBytes(int nRanks) {
 }
 constexpr size_t kPeerCounterBytes = kPeerMaxBlocks * sizeof(uint32_t);
 
-struct PeerSumParams {
+struct PeerAllReduceParams {
     int n;     // values; at most kPeerMaxBlocks * kPeerBlockValues
     float* x;  // this rank's part, then the sum; 8-byte aligned
     int rank, nRanks;
@@ -27,7 +27,7 @@ struct PeerSumParams {
     uint32_t* counters;            // of this rank
     volatile uint32_t* stop;       // in host memory: not 0 once there is no use in waiting
 };
-/// All ranks must launch the same sums in the same order.
-void launchPeerSum(const PeerSumParams& p, const Stream& stream);
+/// All ranks must launch the same all-reduces in the same order.
+void launchPeerAllReduce(const PeerAllReduceParams& p, const Stream& stream);
 
 }  // namespace dllama::gpu
