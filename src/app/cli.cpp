@@ -9,6 +9,7 @@
 
 #include "app/options.hpp"
 #include "base/errors.hpp"
+#include "base/printable.hpp"
 
 namespace dllama {
 
@@ -235,7 +236,7 @@ void addKeygen(CLI::App& app, int& exitCode) {
 
 int fail(const std::string& message) {
     std::fflush(stdout);
-    fmt::print(stderr, "🚨 {}\n", message);
+    fmt::print(stderr, "🚨 {}\n", printableLines(message));
     return 1;
 }
 

@@ -7,6 +7,7 @@
 #include "app/interrupt.hpp"
 #include "app/transfer-lines.hpp"
 #include "base/errors.hpp"
+#include "base/printable.hpp"
 
 namespace dllama {
 
@@ -74,7 +75,7 @@ ClusterOptions clusterOptions(const ModelOptions& options, Device root, ThreadPo
     cluster.wait = std::chrono::seconds(flags.waitForWorkers);
     cluster.interrupted = interruptRaised;
     cluster.log = [status](const std::string& line) {
-        fmt::print(status, "⭕ {}\n", line);
+        fmt::print(status, "⭕ {}\n", printableLines(line));
         std::fflush(status);
     };
     cluster.progress = [lines = std::make_shared<TransferLines>(status)](int rank, const std::string& node, size_t done,

@@ -1,6 +1,7 @@
 #include "app/options.hpp"
 #include "app/session.hpp"
 #include "base/errors.hpp"
+#include "base/printable.hpp"
 
 namespace dllama {
 
@@ -29,7 +30,7 @@ int runInfo(const InfoOptions& options) {
     fmt::print(
         "file                 {} ({:.1f} MiB, {})\n", paths.model, mebibytes(file.bytes()),
         file.tensorHash("token_embedding.weight") ? "every tensor hashed" : "distributed-llama's form, no hashes");
-    fmt::print("model                {}{}\n", c.name.empty() ? "" : c.name + ", ", c.architecture);
+    fmt::print("model                {}{}\n", c.name.empty() ? "" : printable(c.name) + ", ", c.architecture);
     fmt::print("weights              {}, {} tensors, {:.2f} million values, {:.2f} million used per token\n",
                dtypeName(file.weightType()), file.tensors().size(), values / 1e6, active / 1e6);
     fmt::print("layers               {}, hidden size {}, vocabulary {}\n", c.nLayers, c.hiddenSize, c.vocabSize);
@@ -56,7 +57,7 @@ int runInfo(const InfoOptions& options) {
     }
     if (options.tensors)
         for (const TensorInfo& t : file.tensors())
-            fmt::print("  {:<48} {:<5} {} x {}\n", t.name, dtypeName(t.dtype), t.rows, t.cols);
+            fmt::print("  {:<48} {:<5} {} x {}\n", printable(t.name), dtypeName(t.dtype), t.rows, t.cols);
     return 0;
 }
 

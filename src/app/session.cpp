@@ -11,6 +11,7 @@
 #include "app/cluster-flags.hpp"
 #include "app/progress-bar.hpp"
 #include "base/errors.hpp"
+#include "base/printable.hpp"
 #include "base/system-info.hpp"
 
 namespace dllama {
@@ -178,13 +179,13 @@ void Session::printModel(std::FILE* status) const {
             fmt::print(status, "Tokenizer vocab size ({}) does not match the model vocab size ({})\n",
                        tokenizer_->vocabSize(), c.vocabSize);
         fmt::print(status, "📄 AddBos: {}\n", t.addBos ? 1 : 0);
-        if (t.bosId >= 0) fmt::print(status, "📄 BosId: {} ({})\n", t.bosId, tokenizer_->piece(t.bosId));
+        if (t.bosId >= 0) fmt::print(status, "📄 BosId: {} ({})\n", t.bosId, printable(tokenizer_->piece(t.bosId)));
         fmt::print(status, "📄 EosId:");
-        for (int id : stopTokens()) fmt::print(status, " {} ({})", id, tokenizer_->piece(id));
+        for (int id : stopTokens()) fmt::print(status, " {} ({})", id, printable(tokenizer_->piece(id)));
         fmt::print(status, "\n📄 RegularVocabSize: {}\n📄 SpecialVocabSize: {}\n", t.vocab.size() - t.special.size(),
                    t.special.size());
     }
-    if (!c.name.empty()) fmt::print(status, "💡 Name: {}\n", c.name);
+    if (!c.name.empty()) fmt::print(status, "💡 Name: {}\n", printable(c.name));
     fmt::print(status, "💡 Arch: {}\n💡 Weights: {}\n💡 Dim: {}\n💡 HeadDim: {}\n💡 QDim: {}\n💡 KvDim: {}\n", c.architecture,
                dtypeName(file_.weightType()), c.hiddenSize, c.headDim, c.qDim(), c.kvDim());
     fmt::print(status, "💡 HiddenDim: {}\n💡 VocabSize: {}\n💡 nLayers: {}\n💡 nHeads: {}\n💡 nKvHeads: {}\n",

@@ -8,6 +8,7 @@
 #include "app/local-workers.hpp"
 #include "app/options.hpp"
 #include "app/session.hpp"
+#include "base/printable.hpp"
 
 namespace dllama {
 
@@ -41,7 +42,7 @@ int runWorker(const WorkerFlags& flags) {
         throw ConfigError("--port is {}: {} GPUs need as many ports from there, up to 65535", flags.port,
                           devices.size());
     options.log = [](const std::string& line) {
-        fmt::print("⭕ {}\n", line);
+        fmt::print("⭕ {}\n", printableLines(line));
         std::fflush(stdout);
     };
 

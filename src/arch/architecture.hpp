@@ -68,12 +68,16 @@ struct TensorDecl {
     /// Layer it belongs to, -1 for embedding, final norm and head; expert within the layer, or -1.
     int layer = -1;
     int expert = -1;
+    /// Tensors of one group are stored in one type, since backends compute with them as one matrix: q, k and v; gate
+    /// and up; the experts' gates and ups of a layer; their downs.
+    int typeGroup = -1;
 };
 
 /// Every tensor of the model, in the order of a described file. The next-token layers are not listed.
 std::vector<TensorDecl> declareTensors(const Architecture& arch);
 
-/// Throws FormatError unless `source` has each declared tensor in its shape; `origin` names the source.
+/// Throws FormatError unless `source` has each declared tensor in its shape and in a type that its kind may have;
+/// `origin` names the source. Takes no more memory than the source's own tensors do, whatever the configuration says.
 void checkTensors(const Architecture& arch, const TensorSource& source, const std::string& origin);
 
 /// cos and sin of every position's angles, (nPositions, rotaryDim / 2), where each of ropeParts rotates rotaryDim

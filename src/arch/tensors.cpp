@@ -1,3 +1,6 @@
+#include <functional>
+#include <unordered_map>
+
 #include "arch/architecture.hpp"
 #include "base/errors.hpp"
 
@@ -5,12 +8,15 @@ namespace dllama {
 
 namespace {
 
+using Sink = std::function<void(TensorDecl&&)>;
+
+/// Tells the sink of one tensor after the other.
 class Declarer {
   public:
-    explicit Declarer(const Architecture& arch) : arch_(arch), c_(arch.config) {}
+    Declarer(const Architecture& arch, Sink sink) : arch_(arch), c_(arch.config), sink_(std::move(sink)) {}
 
-    std::vector<TensorDecl> all() {
-        matrix("token_embedding.weight", c_.vocabSize, c_.hiddenSize, Cut::RootOnly);
+    void all() {
+        matrix("token_embedding.weight", c_.vocabSize, c_.hiddenSize, Cut::RootOnly, newGroup());
         for (layer_ = 0; layer_ < c_.nLayers; layer_++) {
             prefix_ = fmt::format("layers.{}.", layer_);
             attention();
@@ -23,16 +29,16 @@ class Declarer {
         layer_ = -1;
         prefix_.clear();
         norm("final_norm");
-        if (!c_.tieEmbeddings) matrix("head.weight", c_.vocabSize, c_.hiddenSize, Cut::Vocabulary);
-        return std::move(list_);
+        if (!c_.tieEmbeddings) matrix("head.weight", c_.vocabSize, c_.hiddenSize, Cut::Vocabulary, newGroup());
     }
 
   private:
-    void matrix(const std::string& name, int64_t rows, int64_t cols, Cut cut) {
-        list_.push_back({prefix_ + name, rows, cols, true, cut, layer_, expert_});
+    int newGroup() { return nGroups_++; }
+    void matrix(const std::string& name, int64_t rows, int64_t cols, Cut cut, int group) {
+        sink_({prefix_ + name, rows, cols, true, cut, layer_, expert_, group});
     }
     void vector(const std::string& name, int64_t n, Cut cut = Cut::Replicated) {
-        list_.push_back({prefix_ + name, 1, n, false, cut, layer_, expert_});
+        sink_({prefix_ + name, 1, n, false, cut, layer_, expert_});
     }
     void norm(const std::string& name) {
         vector(name + ".weight", c_.hiddenSize);
@@ -41,8 +47,9 @@ class Declarer {
 
     void attention() {
         norm("attn_norm");
+        const int qkv = newGroup();
         const auto projection = [&](const char* name, int64_t rows, Cut cut) {
-            matrix(fmt::format("attn.{}.weight", name), rows, c_.hiddenSize, cut);
+            matrix(fmt::format("attn.{}.weight", name), rows, c_.hiddenSize, cut, qkv);
             if (arch_.qkvBias) vector(fmt::format("attn.{}.bias", name), rows, cut);
         };
         projection("q", c_.qDim(), Cut::QueryHeads);
@@ -52,33 +59,35 @@ class Declarer {
             vector("attn.q_norm.weight", c_.headDim);
             vector("attn.k_norm.weight", c_.headDim);
         }
-        matrix("attn.o.weight", c_.hiddenSize, c_.qDim(), Cut::HeadColumns);
+        matrix("attn.o.weight", c_.hiddenSize, c_.qDim(), Cut::HeadColumns, newGroup());
         if (arch_.linearBias) vector("attn.o.bias", c_.hiddenSize, Cut::HeadSum);
         if (arch_.postNorms) vector("post_attn_norm.weight", c_.hiddenSize);
         norm("ffn_norm");
     }
 
-    void mlp(const std::string& name, int64_t width, bool bias) {
-        if (arch_.gatedFfn) matrix(name + "gate.weight", width, c_.hiddenSize, Cut::FfnRows);
-        matrix(name + "up.weight", width, c_.hiddenSize, Cut::FfnRows);
+    void mlp(const std::string& name, int64_t width, bool bias) { mlp(name, width, bias, newGroup(), newGroup()); }
+    void mlp(const std::string& name, int64_t width, bool bias, int gateUp, int down) {
+        if (arch_.gatedFfn) matrix(name + "gate.weight", width, c_.hiddenSize, Cut::FfnRows, gateUp);
+        matrix(name + "up.weight", width, c_.hiddenSize, Cut::FfnRows, gateUp);
         if (bias) vector(name + "up.bias", width, Cut::FfnRows);
-        matrix(name + "down.weight", c_.hiddenSize, width, Cut::FfnColumns);
+        matrix(name + "down.weight", c_.hiddenSize, width, Cut::FfnColumns, down);
         if (bias) vector(name + "down.bias", c_.hiddenSize, Cut::FfnSum);
     }
 
     void moe() {
-        list_.push_back(
-            {prefix_ + "moe.router.weight", c_.nRoutedExperts, c_.hiddenSize, false, Cut::Replicated, layer_});
+        sink_({prefix_ + "moe.router.weight", c_.nRoutedExperts, c_.hiddenSize, false, Cut::Replicated, layer_});
         if (arch_.routerBias) vector("moe.router.bias", c_.nRoutedExperts);
+        const int gateUp = newGroup(), down = newGroup();
         for (expert_ = 0; expert_ < c_.nRoutedExperts; expert_++)
-            mlp(fmt::format("moe.experts.{}.", expert_), c_.moeIntermediateSize, false);
+            mlp(fmt::format("moe.experts.{}.", expert_), c_.moeIntermediateSize, false, gateUp, down);
         expert_ = -1;
         if (c_.nSharedExperts > 0) mlp("moe.shared.", c_.nSharedExperts * c_.moeIntermediateSize, false);
     }
 
     const Architecture& arch_;
     const ModelConfig& c_;
-    std::vector<TensorDecl> list_;
+    const Sink sink_;
+    int nGroups_ = 0;
     std::string prefix_;
     int layer_ = -1;
     int expert_ = -1;
@@ -87,11 +96,15 @@ class Declarer {
 }  // namespace
 
 std::vector<TensorDecl> declareTensors(const Architecture& arch) {
-    return Declarer(arch).all();
+    std::vector<TensorDecl> list;
+    Declarer(arch, [&](TensorDecl&& decl) { list.push_back(std::move(decl)); }).all();
+    return list;
 }
 
 void checkTensors(const Architecture& arch, const TensorSource& source, const std::string& origin) {
-    for (const TensorDecl& decl : declareTensors(arch)) {
+    std::unordered_map<int, TensorInfo> firstOfGroup;
+    // One by one: a configuration may speak of millions of tensors of which the source has none.
+    Declarer(arch, [&](TensorDecl&& decl) {
         if (!source.has(decl.name)) throw FormatError("{}: there is no tensor {}", origin, decl.name);
         const TensorInfo& info = source.info(decl.name);
         if (info.rows != decl.rows || info.cols != decl.cols)
@@ -99,7 +112,15 @@ void checkTensors(const Architecture& arch, const TensorSource& source, const st
                               info.rows, info.cols, decl.rows, decl.cols);
         if (!decl.isWeight && info.dtype != DType::F32)
             throw FormatError("{}: tensor {} is {}, must be F32", origin, decl.name, dtypeName(info.dtype));
-    }
+        if (info.cols % blockValues(info.dtype) != 0)
+            throw FormatError("{}: tensor {}: {} columns are no multiple of {}, the block length of {}", origin,
+                              decl.name, info.cols, blockValues(info.dtype), dtypeName(info.dtype));
+        if (!decl.isWeight) return;
+        const TensorInfo& first = firstOfGroup.try_emplace(decl.typeGroup, info).first->second;
+        if (info.dtype != first.dtype)
+            throw FormatError("{}: tensor {} is {} and {} is {}: they must be of one type", origin, decl.name,
+                              dtypeName(info.dtype), first.name, dtypeName(first.dtype));
+    }).all();
 }
 
 }  // namespace dllama

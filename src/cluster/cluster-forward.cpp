@@ -2,10 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <random>
 #include <thread>
 
+#include "base/json.hpp"
+#include "base/printable.hpp"
 #include "net/frame.hpp"
 #include "net/weight-stream.hpp"
 
@@ -306,7 +307,7 @@ void ClusterForward::prepareWorker(Link& link, const std::string& setup) {
     const std::string name = link.address.text();
     sendFrame(*link.data, session, FrameType::Setup, setup, after(kSendLimit));
     const Frame answer = receiveFrame(*link.data, session, {FrameType::Holdings}, after(kLoadLimit));
-    const nlohmann::json holdings = nlohmann::json::parse(answer.text(), nullptr, false);
+    const nlohmann::json holdings = parseJson(answer.text());
     if (!holdings.is_object() || !holdings.contains("complete") || !holdings["complete"].is_boolean())
         throw ProtocolError("{}: a damaged answer to the setup", name);
     if (holdings["complete"].get<bool>()) {

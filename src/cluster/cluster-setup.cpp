@@ -3,8 +3,8 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
+#include "base/json.hpp"
 #include "model/weights.hpp"
 #include "net/frame.hpp"
 
@@ -92,7 +92,9 @@ std::string setupToJson(const ClusterSetup& s) {
 ClusterSetup setupFromJson(const std::string& text, const std::string& peer) {
     ClusterSetup s;
     try {
-        const json document = json::parse(text);
+        const json document = parseJson(text);
+        if (document.is_discarded())
+            throw ProtocolError("{}: its setup is not JSON of at most {} levels", peer, kMaxJsonDepth);
         s.config = modelConfigFromJson(document.at("config").get<std::string>(), peer);
         s.modelId = idOf(document.at("model_id"));
         s.weightType = dtypeOf(document.at("weight_type"));
@@ -173,7 +175,7 @@ std::string statisticsToJson(const NodeStatistics& s) {
 }
 
 std::optional<NodeStatistics> statisticsFromJson(std::string_view text) {
-    const json document = json::parse(text, nullptr, false);
+    const json document = parseJson(text);
     NodeStatistics s;
     try {
         s.computeSeconds = document.at("compute").get<double>();

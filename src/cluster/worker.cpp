@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/cpu-features.hpp"
+#include "base/printable.hpp"
 #include "base/system-info.hpp"
 #include "model/weights.hpp"
 #include "net/frame.hpp"
@@ -286,6 +287,7 @@ void Worker::load(Session& session, Connection& root, const ClusterSetup& setup)
     if (!inMemory) {
         next->backend = options_.makeBackend(pool_);
         const TensorSource& source = next->source ? *next->source : *file_;
+        checkTensors(next->arch, source, root.peer());
         Clock::time_point told = Clock::now();
         next->weights =
             loadWeights(next->arch, next->plan, rank, source, *next->backend, pool_, [&](size_t done, size_t total) {

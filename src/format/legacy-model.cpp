@@ -165,21 +165,22 @@ std::optional<HeaderPairs> legacyHeader(const ModelConfig& c, DType weightType) 
     return pairs;
 }
 
-std::vector<TensorInfo> legacyTensors(const ModelConfig& c, DType weight) {
+std::vector<TensorInfo> legacyTensors(const ModelConfig& c, DType weight, size_t maxBytes) {
     std::vector<TensorInfo> tensors;
+    size_t bytes = 0;
     const auto matrix = [&](std::string name, int64_t rows, int64_t cols, DType type) {
+        if (bytes > maxBytes) return;
         tensors.push_back({std::move(name), type, rows, cols});
+        bytes += tensors.back().bytes();
     };
-    const auto vector = [&](std::string name, int64_t size) {
-        tensors.push_back({std::move(name), DType::F32, 1, size});
-    };
+    const auto vector = [&](std::string name, int64_t size) { matrix(std::move(name), 1, size, DType::F32); };
     const auto mlp = [&](const std::string& prefix, int64_t width) {
         matrix(prefix + "gate.weight", width, c.hiddenSize, weight);
         matrix(prefix + "down.weight", c.hiddenSize, width, weight);
         matrix(prefix + "up.weight", width, c.hiddenSize, weight);
     };
     matrix("token_embedding.weight", c.vocabSize, c.hiddenSize, DType::F32);
-    for (int layer = 0; layer < c.nLayers; layer++) {
+    for (int layer = 0; layer < c.nLayers && bytes <= maxBytes; layer++) {
         const std::string prefix = fmt::format("layers.{}.", layer);
         matrix(prefix + "attn.q.weight", c.qDim(), c.hiddenSize, weight);
         matrix(prefix + "attn.k.weight", c.kvDim(), c.hiddenSize, weight);

@@ -26,7 +26,8 @@ LegacyModel legacyModelFromHeader(const HeaderPairs& pairs, const std::string& o
 /// state every value (docs/file-format.md).
 std::optional<HeaderPairs> legacyHeader(const ModelConfig& config, DType weightType);
 
-/// All tensors of the file in their order.
-std::vector<TensorInfo> legacyTensors(const ModelConfig& config, DType weightType);
+/// All tensors of the file in their order; or no more than make up `maxBytes` and one, so that a small file that claims
+/// to be a large model costs no more than its own size.
+std::vector<TensorInfo> legacyTensors(const ModelConfig& config, DType weightType, size_t maxBytes = SIZE_MAX);
 
 }  // namespace dllama

@@ -1,10 +1,10 @@
 #include "format/model-config.hpp"
 
-#include <nlohmann/json.hpp>
 #include <set>
 #include <string_view>
 
 #include "base/errors.hpp"
+#include "base/json.hpp"
 
 namespace dllama {
 
@@ -152,8 +152,9 @@ std::string modelConfigToJson(const ModelConfig& c) {
 }
 
 ModelConfig modelConfigFromJson(const std::string& text, const std::string& origin) {
-    const json object = json::parse(text, nullptr, false);
-    if (object.is_discarded()) throw FormatError("{}: the configuration is not valid JSON", origin);
+    const json object = parseJson(text);
+    if (object.is_discarded())
+        throw FormatError("{}: the configuration is not valid JSON of at most {} levels", origin, kMaxJsonDepth);
     Fields fields(object, origin);
     ModelConfig c;
     fields.optional("name", c.name);
@@ -210,6 +211,8 @@ void checkModelConfig(const ModelConfig& c, const std::string& origin) {
     within("rotary_dim", c.rotaryDim, 2, c.headDim);
     within("n_routed_experts", c.nRoutedExperts, 0, 1024);
     within("num_nextn_predict_layers", c.nNextnLayers, 0, 16);
+    // Each expert of each layer has its tensors, which whoever reads the configuration makes a list of.
+    within("num_hidden_layers x n_routed_experts", int64_t{c.nLayers} * c.nRoutedExperts, 0, 1 << 17);
     if (c.nHeads % c.nKvHeads != 0)
         throw FormatError("{}: num_attention_heads {} is no multiple of num_key_value_heads {}", origin, c.nHeads,
                           c.nKvHeads);

@@ -2,10 +2,9 @@
 
 #include <xxhash.h>
 
-#include <nlohmann/json.hpp>
-
 #include "base/byte-reader.hpp"
 #include "base/errors.hpp"
+#include "base/json.hpp"
 #include "format/legacy-model.hpp"
 #include "format/model-layout.hpp"
 #include "tensor/blocks.hpp"
@@ -17,7 +16,6 @@ namespace {
 using nlohmann::json;
 
 int64_t dimension(const json& value) {
-    // A dimension above 2^31 would overflow products before the comparison with the file's size.
     const int64_t n = value.get<int64_t>();
     if (n < 1 || n > (int64_t{1} << 31)) throw json::out_of_range::create(406, "dimension", &value);
     return n;
@@ -103,7 +101,7 @@ void ModelFile::openLegacy(const std::vector<std::pair<int32_t, int32_t>>& pairs
     const LegacyModel model = legacyModelFromHeader(pairs, path());
     config_ = model.config;
     weightType_ = model.weightType;
-    tensors_ = legacyTensors(config_, weightType_);
+    tensors_ = legacyTensors(config_, weightType_, bytes() - offset);
     for (size_t i = 0; i < tensors_.size(); i++) {
         const TensorInfo& tensor = tensors_[i];
         if (tensor.cols % blockValues(tensor.dtype) != 0)
@@ -120,9 +118,9 @@ void ModelFile::openLegacy(const std::vector<std::pair<int32_t, int32_t>>& pairs
 }
 
 void ModelFile::openDescribed(std::string_view text) {
-    const json document = json::parse(text, nullptr, false);
+    const json document = parseJson(text);
     if (document.is_discarded() || !document.is_object())
-        throw FormatError("{}: the model description is not a JSON object", path());
+        throw FormatError("{}: the model description is not a JSON object of at most {} levels", path(), kMaxJsonDepth);
     if (document.value("format", json(0)) != json(kDescribedVersion))
         throw FormatError("{}: the description's format is not {}", path(), kDescribedVersion);
     for (const char* key : {"name", "architecture", "config", "tensors"})

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/checked.hpp"
 #include "tensor/dtype.hpp"
 
 namespace dllama {
@@ -17,7 +18,8 @@ struct TensorInfo {
     DType dtype = DType::F32;
     int64_t rows = 1;
     int64_t cols = 0;
-    size_t bytes() const { return static_cast<size_t>(rows) * storedBytes(dtype, cols); }
+    /// Throws FormatError if that is more than can be counted.
+    size_t bytes() const { return checkedProduct(static_cast<size_t>(rows), storedBytes(dtype, cols), name); }
 };
 
 /// Rows [rowBegin, rowEnd) and columns [colBegin, colEnd) of the tensor `name`. Columns are multiples of the dtype's

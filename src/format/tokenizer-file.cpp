@@ -5,9 +5,9 @@
 #include <climits>
 #include <cstring>
 #include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "base/byte-reader.hpp"
+#include "base/json.hpp"
 #include "base/mapped-file.hpp"
 
 namespace dllama {
@@ -171,7 +171,7 @@ void checkFile(const TokenizerFile& file, const std::string& name) {
 class Document {
   public:
     Document(std::string_view text, const std::string& name) : name_(name) {
-        root_ = json::parse(text, nullptr, false);
+        root_ = parseJson(text);
         if (!root_.is_object()) throw FormatError("{}: the JSON document is damaged", name);
         constexpr const char* kKnown[] = {"format",        "kind",       "pattern",     "normalizer",
                                           "ignore_merges", "n_merges",   "special",     "prefix_ids",

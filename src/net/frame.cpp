@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/printable.hpp"
+
 namespace dllama {
 
 namespace {
@@ -10,13 +12,6 @@ namespace {
 constexpr size_t KiB = 1024, MiB = 1024 * KiB;
 
 }  // namespace
-
-std::string printable(std::string_view text) {
-    std::string out(text.substr(0, 400));
-    for (char& c : out)
-        if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
-    return out;
-}
 
 size_t maxPayload(FrameType type) {
     switch (type) {
@@ -85,7 +80,10 @@ void expectFrame(const FrameHeader& header, FrameType type, uint32_t session, ui
 
 void sendFrame(Connection& connection, uint32_t session, FrameType type, std::span<const std::byte> payload,
                Deadline deadline) {
-    DLLAMA_CHECK(payload.size() <= maxPayload(type));
+    // A model file decides how long a setup gets.
+    if (payload.size() > maxPayload(type))
+        throw ConfigError("{}: a message of type {} would have {} bytes, the limit is {}", connection.peer(),
+                          static_cast<int>(type), payload.size(), maxPayload(type));
     std::vector<std::byte> bytes(kFrameHeaderBytes + payload.size());
     writeHeader({session, 0, type, 0, static_cast<uint32_t>(payload.size())}, bytes);
     if (!payload.empty()) std::memcpy(bytes.data() + kFrameHeaderBytes, payload.data(), payload.size());

@@ -38,9 +38,6 @@ enum class FrameType : uint16_t {
     Statistics,  // JSON: what a worker measured
 };
 
-/// A peer's words, or a message that may quote them, cut and cleaned to fit into one line of a log.
-std::string printable(std::string_view text);
-
 constexpr size_t kFrameHeaderBytes = 16;
 
 struct FrameHeader {
@@ -69,6 +66,7 @@ struct Frame {
     std::string_view text() const { return {reinterpret_cast<const char*>(payload.data()), payload.size()}; }
 };
 
+/// Throws ConfigError for a payload beyond the type's limit, and ConnectionError.
 void sendFrame(Connection& connection, uint32_t session, FrameType type, std::span<const std::byte> payload,
                Deadline deadline);
 void sendFrame(Connection& connection, uint32_t session, FrameType type, std::string_view text, Deadline deadline);

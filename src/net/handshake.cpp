@@ -1,9 +1,10 @@
 #include "net/handshake.hpp"
 
 #include <charconv>
-#include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "base/json.hpp"
+#include "base/printable.hpp"
 #include "net/frame.hpp"
 #include "net/tls.hpp"
 
@@ -38,7 +39,7 @@ std::optional<Hello> helloOf(const std::string& identity) {
 constexpr uint32_t kNoSession = 0;
 
 json parse(const Frame& frame, const std::string& peer) {
-    json document = json::parse(frame.text(), nullptr, false);
+    json document = parseJson(frame.text());
     if (!document.is_object()) throw ProtocolError("{}: its greeting is not a JSON object", peer);
     return document;
 }
@@ -72,11 +73,11 @@ Greeted dial(const Address& address, const Hello& hello, const Secret* secret, D
     const json answer = parse(frame, address.text());
     try {
         if (const std::string error = answer.value("error", ""); !error.empty())
-            throw Refused(answer.value("busy", false), fmt::format("{}: {}", address.text(), error));
+            throw Refused(answer.value("busy", false), fmt::format("{}: {}", address.text(), printable(error)));
         greeted.node.memory = answer.at("memory").get<uint64_t>();
         greeted.node.threads = answer.at("threads").get<int>();
         greeted.node.speed = answer.at("speed").get<double>();
-        greeted.node.cpu = answer.at("cpu").get<std::string>();
+        greeted.node.cpu = printable(answer.at("cpu").get<std::string>());
         const json& device = answer.at("device");
         greeted.node.device = {device.at("gpu").get<std::string>(), device.at("host").get<std::string>(),
                                device.at("process").get<std::string>(), device.at("nccl").get<std::string>(),

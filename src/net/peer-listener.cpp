@@ -1,6 +1,6 @@
 #include "net/peer-listener.hpp"
 
-#include "net/frame.hpp"
+#include "base/printable.hpp"
 
 namespace dllama {
 

@@ -4,10 +4,12 @@ import json
 import os
 import pathlib
 import signal
+import struct
 import subprocess
 import time
 
 import pytest
+import xxhash
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAM = os.environ["DLLAMA_PROGRAM"]
@@ -23,6 +25,26 @@ def run(*arguments, timeout=60, **options):
 def pieces(output: str) -> list[str]:
     """The tokens that inference printed, one a line."""
     return [line.split("| ", 2)[2] for line in output.splitlines() if line.startswith("🔶 Pred")]
+
+
+def described(document: str) -> bytes:
+    """A .m file with the right header and hash for a description."""
+    text = document.encode()
+    value = xxhash.xxh3_64_intdigest(text)
+    pairs = [0, 1, 1, 0xABCD10, 100, len(text), 101, value & 0xFFFFFFFF, 102, value >> 32]
+    return struct.pack("<12I", 0x0A00ABCD, 48, *pairs) + text
+
+
+def test_names_in_a_file_do_not_reach_the_terminal_as_they_are(tmp_path):
+    file = tmp_path / "hostile.m"
+    config = '{"\\u001b[2J\\u202e": "\\u009b31m"}'
+    file.write_bytes(
+        described(f'{{"format": 1, "name": "", "architecture": "glm", "config": {config}, "tensors": []}}')
+    )
+    result = run("info", "--model", file)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert not set(result.stderr) & set("\x1b\x9b\u202e"), ascii(result.stderr)
 
 
 FAULTS = [
@@ -69,8 +91,9 @@ def test_a_fault_is_one_clear_line(arguments, message):
     assert len(faults) == 1 and message in faults[0], result.stderr
 
 
-@pytest.mark.parametrize("command", ["", "inference", "chat", "perplexity", "benchmark", "info", "logits", "tokenize",
-                                     "worker", "keygen"])
+@pytest.mark.parametrize(
+    "command", ["", "inference", "chat", "perplexity", "benchmark", "info", "logits", "tokenize", "worker", "keygen"]
+)
 def test_help(command):
     result = run(*command.split(), "--help")
     assert result.returncode == 0 and "Usage: dllama" in result.stdout and not result.stderr
@@ -78,8 +101,23 @@ def test_help(command):
 
 def test_same_seed_same_text_with_any_number_of_threads():
     def story(seed, threads):
-        return pieces(run("inference", *DEMO, *PROMPT, "--device", "cpu", "--steps", 40, "--temperature", 0.8, "--seed",
-                          seed, "--nthreads", threads).stdout)
+        return pieces(
+            run(
+                "inference",
+                *DEMO,
+                *PROMPT,
+                "--device",
+                "cpu",
+                "--steps",
+                40,
+                "--temperature",
+                0.8,
+                "--seed",
+                seed,
+                "--nthreads",
+                threads,
+            ).stdout
+        )
 
     first = story(7, 1)
     assert len(first) > 20
@@ -97,16 +135,21 @@ def test_perplexity_of_ids_and_of_text_agree():
 
 
 def test_output_that_nobody_reads():
-    program = subprocess.Popen([PROGRAM, "inference", *DEMO, *PROMPT, "--steps", "200"], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE)
+    program = subprocess.Popen(
+        [PROGRAM, "inference", *DEMO, *PROMPT, "--steps", "200"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     program.stdout.close()
     assert program.wait(timeout=60) >= 0  # no death by a signal
     program.stderr.close()
 
 
 def test_control_c_ends_inference_with_its_tables():
-    program = subprocess.Popen([PROGRAM, "inference", *DEMO, *PROMPT, "--steps", "1000", "--temperature", "0.9"],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    program = subprocess.Popen(
+        [PROGRAM, "inference", *DEMO, *PROMPT, "--steps", "1000", "--temperature", "0.9"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     for line in program.stdout:
         if line.startswith("🔶 Pred"):
             break
@@ -117,14 +160,16 @@ def test_control_c_ends_inference_with_its_tables():
 
 
 def test_chat_ends_at_the_end_of_its_input():
-    result = subprocess.run([PROGRAM, "chat", *DEMO], input="\n",
-                            capture_output=True, text=True, timeout=60)
+    result = subprocess.run([PROGRAM, "chat", *DEMO], input="\n", capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
 
 
 def test_worker_ends_at_a_signal(tmp_path):
-    worker = subprocess.Popen([PROGRAM, "worker", "--port", "0", "--nthreads", "1", "--cache-dir", tmp_path],
-                              stdout=subprocess.PIPE, text=True)
+    worker = subprocess.Popen(
+        [PROGRAM, "worker", "--port", "0", "--nthreads", "1", "--cache-dir", tmp_path],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     for line in worker.stdout:
         if line.startswith("Listening on"):
             break

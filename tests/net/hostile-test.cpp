@@ -329,6 +329,10 @@ TEST_F(Hostile, DamagedSetups) {
         edited("/limits/kv_type", "q99"),
         edited("/config", "{}"),
         edited("/config", 5),
+        edited("/config", std::string(200'000, '[')),
+        good.substr(0, good.size() - 1) + R"(,"more":)" + std::string(200'000, '[') + std::string(200'000, ']') + "}",
+        edited("/exceptions/layers.0.attn.k.weight", "Q80"),
+        edited("/exceptions/final_norm.weight", "F16"),
     };
     std::mt19937 random(7);
     for (int i = 0; i < 40; i++) {

@@ -1,4 +1,6 @@
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
@@ -10,8 +12,11 @@
 #include <vector>
 
 #include "base/byte-reader.hpp"
+#include "base/checked.hpp"
 #include "base/errors.hpp"
+#include "base/json.hpp"
 #include "base/mapped-file.hpp"
+#include "base/printable.hpp"
 #include "base/thread-pool.hpp"
 
 namespace dllama {
@@ -99,6 +104,56 @@ TEST(MappedFile, NamesTheFileInErrors) {
         EXPECT_STREQ(error.what(), "/nonexistent/model.m: No such file or directory");
     }
     EXPECT_THROW(MappedFile("/"), FormatError);
+}
+
+TEST(MappedFile, DoesNotWaitForAPipe) {
+    const std::string path = testing::TempDir() + "/dllama-pipe";
+    ::unlink(path.c_str());
+    ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+    try {
+        MappedFile file(path);
+        FAIL() << "opened";
+    } catch (const FormatError& error) {
+        EXPECT_EQ(error.what(), path + ": not a file");
+    }
+    ::unlink(path.c_str());
+}
+
+TEST(Json, DeepNestingIsRefusedBeforeItIsBuilt) {
+    const auto nested = [](int depth) { return std::string(depth, '[') + std::string(depth, ']'); };
+    EXPECT_FALSE(parseJson(nested(kMaxJsonDepth)).is_discarded());
+    EXPECT_TRUE(parseJson(nested(kMaxJsonDepth + 1)).is_discarded());
+    EXPECT_TRUE(parseJson(nested(1'000'000)).is_discarded());
+    EXPECT_TRUE(parseJson(std::string(1'000'000, '[')).is_discarded());
+    std::string objects;
+    for (int i = 0; i < 200'000; i++) objects += "{\"a\":";
+    EXPECT_TRUE(parseJson(objects).is_discarded());
+    // Width is no depth.
+    std::string wide = "[0";
+    for (int i = 0; i < 1000; i++) wide += ",[{}]";
+    EXPECT_EQ(parseJson(wide + "]").size(), 1001u);
+    for (const char* bad : {"", "{", "[1,]", "{\"a\":1}x", "\"\xff\""})
+        EXPECT_TRUE(parseJson(bad).is_discarded()) << bad;
+}
+
+TEST(Printable, NothingSteersTheTerminal) {
+    EXPECT_EQ(printable("GLM-4 \u6a21\u578b"), "GLM-4 \u6a21\u578b");
+    EXPECT_EQ(printable("a\x1b[2J\x07"
+                        "b\n\x7f"),
+              "a?[2J?b??");
+    EXPECT_EQ(printable("\xc2\x9b"
+                        "31m \xe2\x80\xae"
+                        "fdp"),
+              "?31m ?fdp");                                                         // C1's own escape; right to left
+    EXPECT_EQ(printable("\xff \xc0\x80 \xed\xa0\x80 \xe6\xa8"), "? ?? ??? ??");     // not UTF-8
+    EXPECT_EQ(printable(std::string(399, 'x') + "\u6a21"), std::string(399, 'x'));  // whole characters
+    EXPECT_EQ(printableLines("two\nlines\x1b"), "two\nlines?");
+}
+
+TEST(Checked, ProductsDoNotWrap) {
+    EXPECT_EQ(checkedProduct(1 << 20, 1 << 20, "w"), size_t{1} << 40);
+    EXPECT_THROW(checkedProduct(size_t{1} << 31, size_t{1} << 33, "w"), FormatError);
+    EXPECT_THROW(checkedProduct(size_t{1} << 32, size_t{1} << 31, "w"), FormatError);
 }
 
 TEST(ByteReader, StopsAtTheEnd) {

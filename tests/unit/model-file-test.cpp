@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include <xxhash.h>
 
 #include <cmath>
 #include <filesystem>
@@ -6,6 +7,7 @@
 #include <random>
 
 #include "base/errors.hpp"
+#include "format/model-layout.hpp"
 #include "tiny-model.hpp"
 
 namespace dllama::test {
@@ -139,6 +141,107 @@ TEST(ModelFileErrors, ForeignFilesAreNamed) {
     EXPECT_EQ(messageOf(file), file + ": not a .m model file (magic 0x46554747)");
     writeAll(file, std::string("\0\xcd\xab\0", 4) + std::string(60, '\0'));
     EXPECT_NE(messageOf(file), "");
+}
+
+/// A described file whose header and hash are right, whatever its JSON says.
+std::string describedFile(const std::string& json) {
+    const uint64_t hash = XXH3_64bits(json.data(), json.size());
+    const uint32_t header[] = {kModelMagic, 48,
+                               0,           1,
+                               1,           static_cast<uint32_t>(kArchDescribed),
+                               100,         static_cast<uint32_t>(json.size()),
+                               101,         static_cast<uint32_t>(hash),
+                               102,         static_cast<uint32_t>(hash >> 32)};
+    std::string file(reinterpret_cast<const char*>(header), sizeof header);
+    file += json;
+    file.resize(described::dataBegin(json.size()));
+    return file;
+}
+
+TEST(HostileFile, DeepNestingIsRefused) {
+    const std::string file = testing::TempDir() + "/deep.m";
+    const std::string nest = std::string(200'000, '[') + std::string(200'000, ']');
+    writeAll(file, describedFile(nest));
+    EXPECT_EQ(messageOf(file), file + ": the model description is not a JSON object of at most 64 levels");
+    writeAll(file, describedFile(R"({"format":1,"name":"","architecture":"glm","tensors":[],"config":)" + nest + "}"));
+    EXPECT_EQ(messageOf(file), file + ": the model description is not a JSON object of at most 64 levels");
+}
+
+TEST(HostileFile, SizesThatWrapAreRefused) {
+    const std::string file = testing::TempDir() + "/wrap.m";
+    for (const char* type : {"F32", "F16"}) {
+        const auto json = [&](size_t offset) {
+            return fmt::format(R"({{"format":1,"name":"","architecture":"glm4","config":{},"tensors":)"
+                               R"([["w","{}",[2147483648,2147483648],{:6},"0000000000000000"]]}})",
+                               modelConfigToJson(tinyConfig("glm4")), type, offset);
+        };
+        writeAll(file, describedFile(json(described::dataBegin(json(0).size()))));
+        const std::string message = messageOf(file);
+        EXPECT_NE(message.find("w: 2147483648 x "), std::string::npos) << message;
+        EXPECT_NE(message.find("more than any memory holds"), std::string::npos) << message;
+    }
+}
+
+TEST(HostileFile, TensorsThatAreComputedAsOneHaveOneType) {
+    const std::string file = testing::TempDir() + "/mixed.m";
+    const ModelConfig config = tinyConfig("glm4moe");
+    const auto messageWith = [&](const std::string& name, DType type) {
+        std::vector<TensorInfo> tensors = fileTensors(config, DType::Q40);
+        for (TensorInfo& t : tensors)
+            if (t.name == name) t.dtype = type;
+        writeModelFile(file, config, DType::Q40, tensors,
+                       [](const TensorInfo& t) { return std::vector<std::byte>(t.bytes()); });
+        return messageOf(file);
+    };
+    EXPECT_EQ(
+        messageWith("layers.1.attn.k.weight", DType::Q80),
+        file + ": tensor layers.1.attn.k.weight is Q80 and layers.1.attn.q.weight is Q40: they must be of one type");
+    for (const char* name : {"layers.0.attn.v.weight", "layers.0.ffn.up.weight", "layers.1.moe.experts.3.gate.weight",
+                             "layers.1.moe.experts.7.down.weight", "layers.1.moe.shared.up.weight"})
+        EXPECT_NE(messageWith(name, DType::F16).find("of one type"), std::string::npos) << name;
+    // What stands alone may have any.
+    for (const char* name : {"token_embedding.weight", "layers.0.attn.o.weight", "layers.0.ffn.down.weight",
+                             "layers.1.moe.shared.down.weight", "head.weight"})
+        EXPECT_EQ(messageWith(name, DType::F16), "") << name;
+    EXPECT_NE(messageWith("final_norm.weight", DType::F16).find("must be F32"), std::string::npos);
+}
+
+/// The most memory that this process ever held, in kB.
+size_t peakKilobytes() {
+    std::ifstream status("/proc/self/status");
+    for (std::string word; status >> word;)
+        if (word == "VmHWM:") {
+            size_t kilobytes = 0;
+            status >> kilobytes;
+            return kilobytes;
+        }
+    return 0;
+}
+
+TEST(HostileFile, ASmallFileOfALargeModelCostsLittle) {
+    const std::string file = testing::TempDir() + "/small.m";
+    // 144 bytes: 1024 layers of 128 experts, and no tensor at all.
+    const auto legacy = [&](int32_t layers, int32_t experts) {
+        const std::vector<int32_t> pairs = {0,  0,     1,  0xABCD02, 2,  64, 3,  0,   4,  layers, 5,  4,
+                                            6,  4,     7,  experts,  8,  1,  9,  100, 10, 64,     11, 1,
+                                            12, 10000, 13, 2,        19, 16, 20, 6,   21, 64};
+        std::vector<int32_t> header = {static_cast<int32_t>(kModelMagic), static_cast<int32_t>(8 + 4 * pairs.size())};
+        header.insert(header.end(), pairs.begin(), pairs.end());
+        return std::string(reinterpret_cast<const char*>(header.data()), 4 * header.size());
+    };
+    const size_t before = peakKilobytes();
+    writeAll(file, legacy(1024, 1024));
+    EXPECT_EQ(messageOf(file), file + ": num_hidden_layers x n_routed_experts is 1048576, must be from 0 to 131072");
+    writeAll(file, legacy(1024, 128));
+    EXPECT_NE(messageOf(file).find("token_embedding.weight needs 25600 bytes"), std::string::npos) << messageOf(file);
+    ModelConfig large = tinyConfig("glm4moe");
+    large.nLayers = 1024;
+    large.nRoutedExperts = 128;
+    writeAll(file,
+             describedFile(fmt::format(R"({{"format":1,"name":"","architecture":"glm4moe","config":{},"tensors":[]}})",
+                                       modelConfigToJson(large))));
+    EXPECT_EQ(messageOf(file), file + ": there is no tensor token_embedding.weight");
+    EXPECT_LT(peakKilobytes() - before, 8u << 10);
 }
 
 TEST(LegacyHeader, StatesWhatItCanAndNothingElse) {
