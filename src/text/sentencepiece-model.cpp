@@ -4,6 +4,7 @@
 #include <charconv>
 
 #include "base/errors.hpp"
+#include "text/sentencepiece-check.hpp"
 
 namespace dllama {
 namespace {
@@ -63,6 +64,7 @@ size_t findCut(std::string_view text, size_t from) {
 
 SentencePieceModel::SentencePieceModel(const std::string& model, std::string_view textRules)
     : chatglmRules_(textRules == "chatglm-6b") {
+    checkSentencePieceModel(model);
     const auto status = processor_.LoadFromSerializedProto(model);
     if (!status.ok()) throw FormatError("the sentencepiece model is damaged: {}", status.ToString());
     const std::vector<std::string> probe = processor_.EncodeAsPieces("a");
