@@ -164,22 +164,18 @@ class Bench {
     }
 
     double promptSeconds(int n) {
-        const int sequence = engine_->open(n + 2);
-        engine_->start(sequence, randomTokens(n, config_.vocabSize), {.temperature = 0.0f}, {1, {}});
+        engine_->dropPrefixCache();
+        engine_->submit({randomTokens(n, config_.vocabSize), {.temperature = 0.0f}, {1, {}}});
         const auto begin = Clock::now();
         while (engine_->running()) engine_->step();
-        const double seconds = secondsSince(begin);
-        engine_->close(sequence);
-        return seconds;
+        return secondsSince(begin);
     }
 
     /// Seconds a step in which `rows` sequences of `depth` positions write one token each.
     double stepSeconds(int depth, int rows) {
-        std::vector<int> sequences;
-        for (int i = 0; i < rows; i++) sequences.push_back(engine_->open(depth + options_.answer + 2));
-        for (const int sequence : sequences)
-            engine_->start(sequence, randomTokens(depth, config_.vocabSize, sequence), {.temperature = 0.0f},
-                           {options_.answer, {}});
+        engine_->dropPrefixCache();
+        for (int i = 0; i < rows; i++)  // texts of their own: common prefixes would share their cache
+            engine_->submit({randomTokens(depth, config_.vocabSize, i), {.temperature = 0.0f}, {options_.answer, {}}});
         double seconds = 0.0;
         int nSteps = 0;
         while (engine_->running()) {
@@ -189,7 +185,6 @@ class Bench {
             seconds += report.seconds;
             nSteps++;
         }
-        for (const int sequence : sequences) engine_->close(sequence);
         return seconds / nSteps;
     }
 

@@ -37,16 +37,12 @@ double runOnce(Session& session, const Test& test, int depth) {
     Engine& engine = session.engine();
     const int nPrompt = std::max(1, test.promptTokens > 0 ? depth + test.promptTokens : depth);
     const std::vector<int> tokens = randomTokens(nPrompt, session.arch().config.vocabSize);
-    const int sequence = engine.open(std::min(engine.maxPositions(), nPrompt + test.answerTokens + 2));
-    if (test.promptTokens > 0 && depth > 0) {
-        engine.start(sequence, std::vector<int>(tokens.begin(), tokens.begin() + depth), {.temperature = 0.0f},
-                     {1, {}});
-        while (engine.running()) engine.step();
-    }
-    engine.start(sequence, tokens, {.temperature = 0.0f}, {test.answerTokens + 1, {}});
+    engine.dropPrefixCache();  // what an earlier run left
+    if (test.promptTokens > 0 && depth > 0)
+        answer(engine, {std::vector<int>(tokens.begin(), tokens.begin() + depth), {.temperature = 0.0f}, {1, {}}});
+    engine.submit({tokens, {.temperature = 0.0f}, {test.answerTokens + 1, {}}});
     RunReport report;
     while (engine.running()) report.add(engine.step());
-    engine.close(sequence);
     return test.promptTokens > 0 ? report.promptTokensPerSecond() : report.answerTokensPerSecond();
 }
 

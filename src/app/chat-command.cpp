@@ -37,7 +37,6 @@ class Chat {
           stops_(chatStops(format_, session.tokenizer())) {
         for (int id : session.stopTokens())
             if (std::find(stops_.ids.begin(), stops_.ids.end(), id) == stops_.ids.end()) stops_.ids.push_back(id);
-        sequence_ = session.engine().open(session.engine().maxPositions());
         sampling_ = options.sampling;
         if (!options.seedGiven) sampling_.seed = std::random_device{}();
     }
@@ -70,10 +69,11 @@ class Chat {
             return false;
         }
         sampling_.seed++;
-        engine.start(sequence_, std::move(tokens), sampling_, {options_.maxTokens, stops_.ids});
-        const std::string text = stream(interrupt, rendered.endsInsideThink);
+        int nTokens = static_cast<int>(tokens.size());
+        const int id = engine.submit({std::move(tokens), sampling_, {options_.maxTokens, stops_.ids}});
+        const std::string text = stream(id, interrupt, rendered.endsInsideThink, nTokens);
         remember(text, rendered.endsInsideThink);
-        if (static_cast<int>(engine.tokens(sequence_).size()) >= engine.maxPositions()) {
+        if (nTokens >= engine.maxPositions()) {
             fmt::print("(end of context)\n");
             return false;
         }
@@ -81,8 +81,8 @@ class Chat {
     }
 
   private:
-    /// Prints the answer as it comes; Ctrl-C ends it.
-    std::string stream(Interrupt& interrupt, bool insideThink) {
+    /// Prints the answer as it comes, and counts its tokens; Ctrl-C ends it.
+    std::string stream(int request, Interrupt& interrupt, bool insideThink, int& nTokens) {
         Engine& engine = session_.engine();
         StreamDecoder decoder(session_.tokenizer());
         std::string text;
@@ -101,13 +101,15 @@ class Chat {
         interrupt.clear();
         while (engine.running()) {
             try {
-                for (const TokenEvent& event : engine.step().events)
+                for (const TokenEvent& event : engine.step().events) {
+                    nTokens++;
                     if (event.finish != Finish::StopToken) show(decoder.push(event.token));
+                }
             } catch (const Interrupted&) {
                 // In the middle of waiting for a lost worker; the next question tries again.
             }
             if (!interrupt.raised()) continue;
-            engine.cancel(sequence_);
+            engine.cancel(request);
             fmt::print(" 🛑");
             interrupt.clear();
         }
@@ -140,7 +142,6 @@ class Chat {
     ChatFormat format_;
     ChatStops stops_;
     SamplingParams sampling_;
-    int sequence_ = 0;
     std::vector<ChatMessage> messages_;
 };
 

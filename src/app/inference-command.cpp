@@ -29,8 +29,8 @@ int runInference(const InferenceOptions& options) {
 
     SamplingParams sampling = options.sampling;
     if (!options.seedGiven) sampling.seed = std::random_device{}();
-    const int sequence = engine.open(positions);
-    engine.start(sequence, tokens, sampling, {-1, session.stopTokens()});
+    const int most = positions - static_cast<int>(tokens.size());
+    engine.submit({tokens, sampling, {most, session.stopTokens()}});
 
     Interrupt interrupt;
     RunReport report;

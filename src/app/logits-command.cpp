@@ -36,14 +36,7 @@ int runLogits(const LogitsOptions& options) {
         result["rows"] = rows;
         result["out"] = options.out;
     }
-    if (options.greedy > 0) {
-        const int sequence =
-            engine.open(needs.positions + 1 <= engine.maxPositions() ? needs.positions + 1 : needs.positions);
-        engine.start(sequence, tokens, {.temperature = 0.0f}, {options.greedy, {}});
-        while (engine.running()) engine.step();
-        const std::vector<int>& all = engine.tokens(sequence);
-        result["greedy"] = std::vector<int>(all.begin() + static_cast<std::ptrdiff_t>(tokens.size()), all.end());
-    }
+    if (options.greedy > 0) result["greedy"] = answer(engine, {tokens, {.temperature = 0.0f}, {options.greedy, {}}});
     fmt::print("{}\n", result.dump());
     return 0;
 }

@@ -109,7 +109,7 @@ Session::Session(const ModelOptions& options, const SessionNeeds& needs)
         startAlone(limits, needs.status);
     else
         startCluster(options, devices, limits, needs.status);
-    fmt::print(needs.status, "💿 RankWeights loaded\n");
+    fmt::print(needs.status, "💿 Weights loaded\n");
     std::fflush(needs.status);
     engine_ = std::make_unique<Engine>(arch_, embeddings_, *forward_);
 }

@@ -9,56 +9,40 @@
 namespace dllama {
 
 Engine::Engine(const Architecture& arch, const EmbeddingTable& embeddings, ForwardPass& forward)
-    : arch_(arch), embeddings_(embeddings), forward_(forward), blocks_(forward.limits().nKvBlocks) {}
+    : arch_(arch), embeddings_(embeddings), forward_(forward), blocks_(forward.limits().nKvBlocks, !arch.prefixMask) {}
 
-int Engine::open(int maxPositions) {
-    if (maxPositions < 1 || maxPositions > this->maxPositions())
-        throw ConfigError("{} positions were asked for, the context has {}", maxPositions, this->maxPositions());
-    const int needed = (maxPositions + kKvBlockPositions - 1) / kKvBlockPositions;
-    if (needed > blocks_.nFree())
-        throw ConfigError("{} positions need {} blocks of KV cache, {} are free", maxPositions, needed,
-                          blocks_.nFree());
-    Sequence& sequence = sequences_[nextId_];
-    sequence.id = nextId_;
-    sequence.maxPositions = maxPositions;
-    for (int i = 0; i < needed; i++) sequence.blocks.push_back(blocks_.take());
-    return nextId_++;
-}
-
-void Engine::close(int sequence) {
-    for (int block : sequences_.at(sequence).blocks) blocks_.give(block);
-    sequences_.erase(sequence);
-}
-
-void Engine::start(int id, std::vector<int> tokens, const SamplingParams& sampling, const StopRule& stop) {
-    Sequence& sequence = sequences_.at(id);
-    const int n = static_cast<int>(tokens.size());
+int Engine::submit(Request request) {
+    const int n = static_cast<int>(request.tokens.size());
+    const int positions = std::min(maxPositions(), blocks_.nBlocks() * kKvBlockPositions);
     if (n == 0) throw ConfigError("the prompt is empty");
-    if (n >= sequence.maxPositions)
-        throw ConfigError("the prompt has {} tokens, the context {}: no room for an answer", n, sequence.maxPositions);
-    embeddings_.rows(tokens);  // throws for an impossible id before anything changes
-    const int prefix = prefixLength(arch_, tokens);
+    if (n >= positions)
+        throw ConfigError("the prompt has {} tokens, the context {}: no room for an answer", n, positions);
+    embeddings_.rows(request.tokens);  // throws for an impossible id
+    const int prefix = prefixLength(arch_, request.tokens);
     if (prefix > forward_.limits().maxTokens)
         throw ConfigError("this model computes a prompt in one step: {} tokens, a step has {}", prefix,
                           forward_.limits().maxTokens);
-
-    // At least one token must be computed for its logits; a cached prefix that saw other tokens is worthless.
-    const auto common = std::mismatch(tokens.begin(), tokens.end(), sequence.tokens.begin(), sequence.tokens.end());
-    const int same = static_cast<int>(common.first - tokens.begin());
-    sequence.nCached = arch_.prefixMask ? 0 : std::min({same, sequence.nCached, n - 1});
-    sequence.tokens = std::move(tokens);
+    const int id = nextId_++;
+    if (request.stop.maxTokens == 0) return id;
+    Sequence& sequence = sequences_[id];
+    sequence.tokens = std::move(request.tokens);
     sequence.nPrompt = n;
-    sequence.stop = stop;
-    sequence.sampler.emplace(sampling);
-    sequence.running = stop.maxTokens != 0;
+    sequence.stop = std::move(request.stop);
+    sequence.sampler.emplace(request.sampling);
+    return id;
 }
 
-void Engine::cancel(int sequence) {
-    sequences_.at(sequence).running = false;
+void Engine::cancel(int request) {
+    const auto found = sequences_.find(request);
+    if (found == sequences_.end()) return;
+    const Sequence& sequence = found->second;
+    blocks_.release(sequence.tokens, sequence.blocks, sequence.nCached);
+    sequences_.erase(found);
 }
 
-bool Engine::running() const {
-    return std::any_of(sequences_.begin(), sequences_.end(), [](const auto& entry) { return entry.second.running; });
+void Engine::dropPrefixCache() {
+    DLLAMA_CHECK(!running());
+    blocks_.invalidate();
 }
 
 StepReport Engine::step() {
@@ -71,31 +55,72 @@ StepReport Engine::step() {
     }
 }
 
-StepReport Engine::tryStep() {
-    std::vector<Sequence*> active;
-    std::vector<Pending> pending;
-    for (auto& [id, sequence] : sequences_) {
-        if (!sequence.running) continue;
-        active.push_back(&sequence);
-        const int prefix = prefixLength(arch_, sequence.tokens);
-        pending.push_back({sequence.nUncached(), std::max(0, prefix - sequence.nCached)});
-    }
-    const DecoderLimits& limits = forward_.limits();
-    const std::vector<int> counts = schedule(pending, limits.maxTokens, limits.maxOutputs);
+/// Its tokens stay; what the cache still holds of them is found again when it comes back.
+void Engine::preempt(Sequence& sequence) {
+    blocks_.release(sequence.tokens, sequence.blocks, sequence.nCached);
+    sequence.blocks.clear();
+    sequence.nCached = 0;
+    sequence.started = false;
+    sequence.phase = Sequence::Phase::Prefill;
+}
 
+/// Chooses what the next step computes and gets the blocks for it.
+Engine::Scheduled Engine::scheduleStep() {
+    const DecoderLimits& limits = forward_.limits();
+    for (;;) {
+        Scheduled step;
+        std::vector<Pending> pending;
+        for (auto& [id, sequence] : sequences_) {
+            if (sequence.blocks.empty()) {
+                // At least one token must be computed for its logits.
+                BlockManager::Prefix prefix =
+                    blocks_.acquire(std::span(sequence.tokens).first(sequence.tokens.size() - 1));
+                sequence.blocks = std::move(prefix.blocks);
+                sequence.nCached = prefix.nCached;
+                statistics_.nPrefixHitTokens += static_cast<uint64_t>(prefix.nCached);
+            }
+            const int indivisible = std::max(0, prefixLength(arch_, sequence.tokens) - sequence.nCached);
+            const auto own = std::count_if(sequence.blocks.begin(), sequence.blocks.end(),
+                                           [&](int block) { return blocks_.references(block) == 1; });
+            step.sequences.push_back(&sequence);
+            pending.push_back({sequence.nUncached(), indivisible, sequence.phase == Sequence::Phase::Decode,
+                               sequence.started, sequence.nCached, static_cast<int>(sequence.blocks.size()),
+                               static_cast<int>(own)});
+        }
+        Schedule chosen = schedule(pending, {limits.maxTokens, limits.maxOutputs, blocks_.nFree()});
+        for (const int i : chosen.preempted) {
+            preempt(*step.sequences[i]);
+            statistics_.nPreemptions++;
+        }
+        step.counts = std::move(chosen.counts);
+        bool isEmpty = true;
+        for (size_t i = 0; i < step.sequences.size(); i++) {
+            if (step.counts[i] == 0) continue;
+            Sequence& sequence = *step.sequences[i];
+            DLLAMA_CHECK(blocks_.grow(sequence.blocks, sequence.nCached + step.counts[i]));
+            sequence.started = true;
+            isEmpty = false;
+        }
+        if (!isEmpty) return step;
+        DLLAMA_CHECK(!chosen.preempted.empty());
+    }
+}
+
+StepReport Engine::tryStep() {
+    const Scheduled scheduled = scheduleStep();
     StepReport report;
     std::vector<BatchPart> parts;
     std::vector<Sequence*> finishing;  // those whose next token this step decides
-    for (size_t i = 0; i < active.size(); i++) {
-        if (counts[i] == 0) continue;
-        const Sequence& sequence = *active[i];
-        const int end = sequence.nCached + counts[i];
+    for (size_t i = 0; i < scheduled.sequences.size(); i++) {
+        const int count = scheduled.counts[i];
+        if (count == 0) continue;
+        Sequence& sequence = *scheduled.sequences[i];
+        const int end = sequence.nCached + count;
         const bool complete = end == static_cast<int>(sequence.tokens.size());
         parts.push_back({sequence.tokens, sequence.blocks, sequence.nCached, end, complete ? end - 1 : end});
-        if (complete) finishing.push_back(active[i]);
-        (sequence.nCached >= sequence.nPrompt ? report.nDecodeTokens : report.nPrefillTokens) += counts[i];
+        if (complete) finishing.push_back(&sequence);
+        (sequence.phase == Sequence::Phase::Decode ? report.nDecodeTokens : report.nPrefillTokens) += count;
     }
-    DLLAMA_CHECK(!parts.empty());
 
     const auto begin = std::chrono::steady_clock::now();
     const Traffic before = forward_.traffic();
@@ -111,8 +136,22 @@ StepReport Engine::tryStep() {
     report.traffic = {after.syncSeconds - before.syncSeconds, after.sentBytes - before.sentBytes,
                       after.receivedBytes - before.receivedBytes};
 
-    for (size_t i = 0; i < active.size(); i++) active[i]->nCached += counts[i];
-    for (size_t row = 0; row < finishing.size(); row++) deliver(*finishing[row], tokens[row], report);
+    for (size_t i = 0; i < scheduled.sequences.size(); i++) {
+        Sequence& sequence = *scheduled.sequences[i];
+        const int nFull = sequence.nCached / kKvBlockPositions;
+        sequence.nCached += scheduled.counts[i];
+        if (sequence.nCached / kKvBlockPositions > nFull)
+            blocks_.publish(sequence.tokens, sequence.blocks, sequence.nCached);
+    }
+    size_t row = 0;
+    for (auto entry = sequences_.begin(); entry != sequences_.end();) {
+        const auto current = entry++;
+        if (row == finishing.size() || &current->second != finishing[row]) continue;
+        const int token = tokens[row++];
+        const Finish finish = append(current->second, token);
+        report.events.push_back({current->first, token, finish});
+        if (finish != Finish::None) cancel(current->first);
+    }
     report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     return report;
 }
@@ -147,38 +186,40 @@ std::vector<int> Engine::sampleRows(std::span<Sequence* const> rows, int nTop) {
     return tokens;
 }
 
-/// Appends the sequence's next token and decides whether its answer ends.
-void Engine::deliver(Sequence& sequence, int token, StepReport& report) {
+Finish Engine::append(Sequence& sequence, int token) {
     const std::vector<int>& stops = sequence.stop.stopTokens;
-    const int nAnswer = static_cast<int>(sequence.tokens.size()) + 1 - sequence.nPrompt;
-    Finish finish = Finish::None;
-    if (std::find(stops.begin(), stops.end(), token) != stops.end())
-        finish = Finish::StopToken;
-    else if (nAnswer == sequence.stop.maxTokens ||
-             static_cast<int>(sequence.tokens.size()) + 1 >= sequence.maxPositions)
-        finish = Finish::Length;
     sequence.tokens.push_back(token);
-    sequence.running = finish == Finish::None;
-    report.events.push_back({sequence.id, token, finish});
+    sequence.phase = Sequence::Phase::Decode;
+    const int n = static_cast<int>(sequence.tokens.size());
+    if (std::find(stops.begin(), stops.end(), token) != stops.end()) return Finish::StopToken;
+    const int positions = std::min(maxPositions(), blocks_.nBlocks() * kKvBlockPositions);
+    if (n - sequence.nPrompt == sequence.stop.maxTokens || n >= positions) return Finish::Length;
+    return Finish::None;
 }
 
 void Engine::score(std::span<const int> tokens, int outputBegin,
                    const std::function<void(int index, std::span<const float> logits)>& row) {
-    const int sequence = open(static_cast<int>(tokens.size()));
+    const int n = static_cast<int>(tokens.size());
+    if (n < 1 || n > maxPositions())
+        throw ConfigError("{} positions were asked for, the context has {}", n, maxPositions());
+    std::vector<int> blocks;
+    if (!blocks_.grow(blocks, n))
+        throw ConfigError("{} positions need {} blocks of KV cache, {} are free", n, BlockManager::missing({}, n),
+                          blocks_.nFree());
     try {
         for (int told = outputBegin;;) {
             try {
-                scoreFrom(sequences_.at(sequence).blocks, tokens, told, row);
+                scoreFrom(blocks, tokens, told, row);
                 break;
             } catch (const PeerLost& lost) {
                 recover(lost);
             }
         }
     } catch (...) {
-        close(sequence);
+        blocks_.release(tokens, blocks, 0);
         throw;
     }
-    close(sequence);
+    blocks_.release(tokens, blocks, 0);
 }
 
 /// Hands over the rows from `told` on, and moves it along.
@@ -206,8 +247,25 @@ void Engine::scoreFrom(const std::vector<int>& blocks, std::span<const int> toke
 
 /// After a loss nothing is cached any more.
 void Engine::recover(const PeerLost& lost) {
+    blocks_.invalidate();
+    for (auto& [id, sequence] : sequences_) {
+        sequence.nCached = 0;
+        preempt(sequence);
+    }
     forward_.recover(lost);
-    for (auto& [id, sequence] : sequences_) sequence.nCached = 0;
+}
+
+std::vector<int> answer(Engine& engine, Request request) {
+    const int id = engine.submit(std::move(request));
+    std::vector<int> tokens;
+    for (bool running = engine.running(); running;) {
+        for (const TokenEvent& event : engine.step().events) {
+            if (event.request != id) continue;
+            if (event.finish != Finish::StopToken) tokens.push_back(event.token);
+            running = event.finish == Finish::None;
+        }
+    }
+    return tokens;
 }
 
 }  // namespace dllama

@@ -1,29 +1,29 @@
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <map>
-#include <memory>
 #include <span>
 #include <vector>
 
 #include "arch/architecture.hpp"
 #include "engine/batch-builder.hpp"
-#include "engine/block-pool.hpp"
+#include "engine/block-manager.hpp"
 #include "engine/forward-pass.hpp"
 #include "engine/sequence.hpp"
 #include "model/embedding-table.hpp"
 
 namespace dllama {
 
-/// A token that a sequence has just got. With Finish::Length the token is part of the answer; a stop token is not.
+/// A token that a request has just got. With Finish::Length the token is part of the answer; a stop token is not.
 struct TokenEvent {
-    int sequence = 0;
+    int request = 0;
     int token = 0;
     Finish finish = Finish::None;
 };
 
 struct StepReport {
-    /// Prompt tokens computed, and tokens computed for sequences that are writing.
+    /// Tokens computed for requests in each phase.
     int nPrefillTokens = 0;
     int nDecodeTokens = 0;
     double seconds = 0.0;
@@ -32,40 +32,56 @@ struct StepReport {
     std::vector<TokenEvent> events;
 };
 
-/// Sequences that share one model. Each step computes as many tokens of as many of them as fit. Not thread-safe.
+/// Since the engine was made.
+struct EngineStatistics {
+    uint64_t nPrefixHitTokens = 0;  // prompt tokens that were found in the prefix cache
+    uint64_t nPreemptions = 0;
+};
+
+/// Answers any number of requests at once with one model (continuous batching): each step computes as many tokens of
+/// as many of them as fit. Texts with a common prefix share its KV cache, and what an ended request leaves there serves
+/// the next turn of its conversation. Not thread-safe.
 class Engine {
   public:
     /// All three must outlive the engine.
     Engine(const Architecture& arch, const EmbeddingTable& embeddings, ForwardPass& forward);
 
-    /// Reserves KV cache for up to `maxPositions` positions. Throws ConfigError if that is more than what is free or
-    /// more than the context.
-    int open(int maxPositions);
-    void close(int sequence);
-
-    /// Starts an answer to `tokens`, the whole conversation so far: what the cache already holds of it is kept. Throws
-    /// ConfigError if the prompt is empty, does not fit, or holds an id outside the vocabulary.
-    void start(int sequence, std::vector<int> tokens, const SamplingParams& sampling, const StopRule& stop);
-    /// Ends a running answer; its tokens stay.
-    void cancel(int sequence);
-    bool running() const;
-    const std::vector<int>& tokens(int sequence) const { return sequences_.at(sequence).tokens; }
+    /// Returns the number that its events carry. Throws ConfigError if the prompt is empty, leaves no room for an
+    /// answer in the context or in the KV cache, or holds an id outside the vocabulary.
+    int submit(Request request);
+    /// Ends a request before its time: no more events. Nothing happens if it has ended already.
+    void cancel(int request);
+    bool running() const { return !sequences_.empty(); }
+    /// Forgets what ended requests left in the KV cache, so that the next prompt is computed whole. Must not be called
+    /// while running().
+    void dropPrefixCache();
 
     /// Computes one batch. Must be called only while running(). A lost rank is recovered from in here: the batch is
     /// computed again from the sequences' tokens. Throws PeerLost if that is impossible.
     StepReport step();
 
     /// Computes `tokens` from the start and hands over the logits of each token from `outputBegin` on, in order:
-    /// row(index, logits). Uses cache of its own, given back at the end. Recovers from a lost rank like step().
+    /// row(index, logits). Uses cache of its own, given back at the end. Recovers from a lost rank like step(). Throws
+    /// ConfigError if the tokens do not fit into the context or into the cache that is free.
     void score(std::span<const int> tokens, int outputBegin,
                const std::function<void(int index, std::span<const float> logits)>& row);
 
+    /// The context length.
     int maxPositions() const { return forward_.limits().maxPositions; }
+    const EngineStatistics& statistics() const { return statistics_; }
 
   private:
+    struct Scheduled {
+        std::vector<Sequence*> sequences;
+        std::vector<int> counts;
+    };
+
     StepReport tryStep();
+    Scheduled scheduleStep();
+    void preempt(Sequence& sequence);
     std::vector<int> sampleRows(std::span<Sequence* const> rows, int nTop);
-    void deliver(Sequence& sequence, int token, StepReport& report);
+    /// Appends the next token and says whether the answer ends with it.
+    Finish append(Sequence& sequence, int token);
     void scoreFrom(const std::vector<int>& blocks, std::span<const int> tokens, int& told,
                    const std::function<void(int index, std::span<const float> logits)>& row);
     void recover(const PeerLost& lost);
@@ -73,10 +89,15 @@ class Engine {
     const Architecture& arch_;
     const EmbeddingTable& embeddings_;
     ForwardPass& forward_;
-    BlockPool blocks_;
-    std::map<int, Sequence> sequences_;
+    BlockManager blocks_;
+    std::map<int, Sequence> sequences_;  // in the order of arrival
     int nextId_ = 0;
+    EngineStatistics statistics_;
     std::vector<float> best_, logits_;
 };
+
+/// Submits the request and steps until it has ended: its new tokens, without a stop token. For programs with one
+/// request at a time.
+std::vector<int> answer(Engine& engine, Request request);
 
 }  // namespace dllama

@@ -2,25 +2,81 @@
 
 #include <algorithm>
 
+#include "backend/batch.hpp"
+
 namespace dllama {
 
-std::vector<int> schedule(std::span<const Pending> pending, int maxTokens, int maxSequences) {
-    std::vector<int> counts(pending.size(), 0);
-    int tokensLeft = maxTokens, rowsLeft = maxSequences;
-    const auto place = [&](size_t i) {
-        int count = std::min(pending[i].nUncached, tokensLeft);
-        // Without a row for its logits a prompt stops one short of its end.
-        if (count == pending[i].nUncached && rowsLeft == 0) count--;
-        if (count <= 0 || count < pending[i].indivisible) return;
-        counts[i] = count;
-        tokensLeft -= count;
-        if (count == pending[i].nUncached) rowsLeft--;
-    };
-    for (size_t i = 0; i < pending.size(); i++)
-        if (pending[i].nUncached == 1) place(i);
-    for (size_t i = 0; i < pending.size(); i++)
-        if (pending[i].nUncached > 1) place(i);
-    return counts;
+namespace {
+
+/// Places sequences into a step, one after the other.
+class StepPlanner {
+  public:
+    StepPlanner(std::span<const Pending> pending, const Budget& budget)
+        : pending_(pending), left_(budget), isPreempted_(pending.size(), false) {
+        schedule_.counts.assign(pending.size(), 0);
+    }
+
+    Schedule plan() {
+        for (size_t i = 0; i < pending_.size(); i++)
+            if (pending_[i].decoding) place(i, true);
+        for (size_t i = 0; i < pending_.size(); i++)
+            if (!pending_[i].decoding) place(i, false);
+        // Prompts that block each other: the oldest goes on at the cost of the others.
+        const auto isWorking = [](int count) { return count > 0; };
+        for (size_t i = 0; i < pending_.size(); i++) {
+            if (std::any_of(schedule_.counts.begin(), schedule_.counts.end(), isWorking)) break;
+            place(i, true);
+        }
+        return std::move(schedule_);
+    }
+
+  private:
+    void place(size_t i, bool mayPreempt) {
+        const Pending& p = pending_[i];
+        if (isPreempted_[i]) return;
+        int count = std::min(p.nUncached, left_.maxTokens);
+        // Without a row for its logits a sequence stops one short of its end.
+        if (count == p.nUncached && left_.maxOutputs == 0) count--;
+        if (count <= 0 || count < p.indivisible) return;
+        // Blocks of the whole prompt: one that began without them would only hold others up.
+        if (!p.decoding && !p.started && !mayPreempt && blocksFor(p, p.nUncached) > left_.nFreeBlocks) return;
+        while (mayPreempt && blocksFor(p, count) > left_.nFreeBlocks && preemptLatest(i)) {
+        }
+        while (count > 0 && blocksFor(p, count) > left_.nFreeBlocks) count--;
+        if (count <= 0 || count < p.indivisible) return;
+        schedule_.counts[i] = count;
+        left_.nFreeBlocks -= blocksFor(p, count);
+        left_.maxTokens -= count;
+        if (count == p.nUncached) left_.maxOutputs--;
+    }
+
+    /// Blocks that the sequence lacks for `count` more tokens.
+    static int blocksFor(const Pending& p, int count) {
+        return std::max(0, (p.nCached + count + kKvBlockPositions - 1) / kKvBlockPositions - p.nBlocks);
+    }
+
+    /// Of the sequences that hold blocks and have no place in this step yet, the latest one behind `i`.
+    bool preemptLatest(size_t i) {
+        for (size_t j = pending_.size(); j-- > i + 1;) {
+            if (isPreempted_[j] || schedule_.counts[j] > 0 || pending_[j].nBlocks == 0) continue;
+            isPreempted_[j] = true;
+            schedule_.preempted.push_back(static_cast<int>(j));
+            left_.nFreeBlocks += pending_[j].nOwnBlocks;
+            return true;
+        }
+        return false;
+    }
+
+    std::span<const Pending> pending_;
+    Budget left_;
+    std::vector<bool> isPreempted_;
+    Schedule schedule_;
+};
+
+}  // namespace
+
+Schedule schedule(std::span<const Pending> pending, const Budget& budget) {
+    return StepPlanner(pending, budget).plan();
 }
 
 }  // namespace dllama

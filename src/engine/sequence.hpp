@@ -17,19 +17,29 @@ struct StopRule {
 
 enum class Finish { None, StopToken, Length };
 
-/// One conversation: its tokens, how many of them are in the KV cache, and which blocks hold them.
-struct Sequence {
-    int id = 0;
+/// A text to continue.
+struct Request {
+    /// The whole conversation so far: what the prefix cache holds of it is not computed again.
     std::vector<int> tokens;
-    int nCached = 0;
-    std::vector<int> blocks;
-    int maxPositions = 0;
+    SamplingParams sampling;
+    StopRule stop;
+};
 
-    // The answer being written.
-    bool running = false;
+/// A request being answered: its tokens, how many of them are in the KV cache, and which blocks hold them.
+struct Sequence {
+    /// Prefill until all tokens have been computed once and the next one has been drawn; again after preemption or a
+    /// lost rank.
+    enum class Phase { Prefill, Decode };
+
+    std::vector<int> tokens;
     int nPrompt = 0;
     StopRule stop;
     std::optional<Sampler> sampler;
+
+    Phase phase = Phase::Prefill;
+    bool started = false;  // computing of its tokens has begun with these blocks
+    int nCached = 0;
+    std::vector<int> blocks;
 
     int nUncached() const { return static_cast<int>(tokens.size()) - nCached; }
 };

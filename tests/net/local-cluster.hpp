@@ -112,20 +112,19 @@ struct RootUnderTest {
         return all;
     }
     std::vector<int> greedy(const std::vector<int>& prompt, int n, const std::function<void(int)>& eachStep = {}) {
-        const int sequence = engine->open(static_cast<int>(prompt.size()) + n + 1);
-        engine->start(sequence, prompt, {.temperature = 0.0f}, {n, {}});
+        engine->dropPrefixCache();  // each answer computes its whole prompt
+        const int request = engine->submit({prompt, {.temperature = 0.0f}, {n, {}}});
+        std::vector<int> tokens;
         try {
             for (int step = 0; engine->running(); step++) {
                 if (eachStep) eachStep(step);
-                engine->step();
+                for (const TokenEvent& event : engine->step().events) tokens.push_back(event.token);
             }
         } catch (...) {
-            engine->close(sequence);
+            engine->cancel(request);
             throw;
         }
-        const std::vector<int> tokens = engine->tokens(sequence);
-        engine->close(sequence);
-        return {tokens.begin() + static_cast<std::ptrdiff_t>(prompt.size()), tokens.end()};
+        return tokens;
     }
 
     LogLines lines;

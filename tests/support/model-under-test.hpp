@@ -42,12 +42,7 @@ class ModelUnderTest {
     }
 
     std::vector<int> greedy(const std::vector<int>& prompt, int n) {
-        const int sequence = engine->open(static_cast<int>(prompt.size()) + n + 1);
-        engine->start(sequence, prompt, {.temperature = 0.0f}, {n, {}});
-        while (engine->running()) engine->step();
-        const std::vector<int> tokens = engine->tokens(sequence);
-        engine->close(sequence);
-        return {tokens.begin() + static_cast<std::ptrdiff_t>(prompt.size()), tokens.end()};
+        return answer(*engine, {prompt, {.temperature = 0.0f}, {n, {}}});
     }
 
     static constexpr int nSequences = 4;

@@ -148,22 +148,51 @@ TEST(SamplerTest, TopLogitsKnowWhatTheyCannotDecide) {
 
 // Scheduler ----------------------------------------------------------------------------------------------------------
 
-TEST(SchedulerTest, WritingSequencesComeFirst) {
-    const std::vector<Pending> pending = {{100, 0}, {1, 0}, {1, 0}};
-    EXPECT_EQ(schedule(pending, 32, 8), (std::vector<int>{30, 1, 1}));
+constexpr Budget kRoom{.maxTokens = 32, .maxOutputs = 8, .nFreeBlocks = 1000};
+
+TEST(SchedulerTest, DecodingSequencesComeFirst) {
+    const std::vector<Pending> pending = {
+        {.nUncached = 100}, {.nUncached = 1, .decoding = true}, {.nUncached = 3, .decoding = true}};
+    EXPECT_EQ(schedule(pending, kRoom).counts, (std::vector<int>{28, 1, 3}));
+    // A prompt whose last token is left is a prompt all the same.
+    EXPECT_EQ(schedule(std::vector<Pending>{{.nUncached = 1}, {.nUncached = 40, .decoding = true}}, kRoom).counts,
+              (std::vector<int>{0, 32}));
 }
 
 TEST(SchedulerTest, PromptsFollowInOrderAndAreCut) {
-    EXPECT_EQ(schedule(std::vector<Pending>{{20, 0}, {20, 0}, {5, 0}}, 32, 8), (std::vector<int>{20, 12, 0}));
+    EXPECT_EQ(schedule(std::vector<Pending>{{20}, {20}, {5}}, kRoom).counts, (std::vector<int>{20, 12, 0}));
 }
 
 TEST(SchedulerTest, IndivisiblePrefixesWaitForRoom) {
-    EXPECT_EQ(schedule(std::vector<Pending>{{20, 0}, {20, 19}}, 32, 8), (std::vector<int>{20, 0}));
-    EXPECT_EQ(schedule(std::vector<Pending>{{20, 19}}, 32, 8), (std::vector<int>{20}));
+    EXPECT_EQ(schedule(std::vector<Pending>{{20}, {20, 19}}, kRoom).counts, (std::vector<int>{20, 0}));
+    EXPECT_EQ(schedule(std::vector<Pending>{{20, 19}}, kRoom).counts, (std::vector<int>{20}));
 }
 
 TEST(SchedulerTest, NoMoreFinishedPromptsThanRows) {
-    EXPECT_EQ(schedule(std::vector<Pending>{{1, 0}, {1, 0}, {4, 0}}, 32, 1), (std::vector<int>{1, 0, 3}));
+    EXPECT_EQ(schedule(std::vector<Pending>{{1}, {1}, {4}}, {32, 1, 1000}).counts, (std::vector<int>{1, 0, 3}));
+}
+
+TEST(SchedulerTest, APromptWaitsUntilItsBlocksAreFree) {
+    const Pending writing{.nUncached = 1, .decoding = true, .nCached = 40, .nBlocks = 2, .nOwnBlocks = 2};
+    EXPECT_EQ(schedule(std::vector<Pending>{writing, {70}}, {128, 8, 2}).counts, (std::vector<int>{1, 0}));
+    EXPECT_EQ(schedule(std::vector<Pending>{writing, {70}}, {128, 8, 3}).counts, (std::vector<int>{1, 70}));
+    // With nothing else to do it begins with what there is.
+    EXPECT_EQ(schedule(std::vector<Pending>{{70}}, {128, 8, 2}).counts, (std::vector<int>{64}));
+}
+
+TEST(SchedulerTest, TheLatestArrivalIsPreempted) {
+    const Pending full{.nUncached = 1, .decoding = true, .nCached = 64, .nBlocks = 2, .nOwnBlocks = 2};
+    const Schedule s = schedule(std::vector<Pending>{full, full, full}, {128, 8, 0});
+    EXPECT_EQ(s.counts, (std::vector<int>{1, 1, 0}));
+    EXPECT_EQ(s.preempted, std::vector<int>{2});
+    // Nobody is preempted for a prompt while others go on.
+    const Pending roomy{.nUncached = 1, .decoding = true, .nCached = 65, .nBlocks = 3, .nOwnBlocks = 3};
+    EXPECT_TRUE(schedule(std::vector<Pending>{{90}, roomy}, {128, 8, 1}).preempted.empty());
+    // Of prompts that block each other the oldest goes on.
+    const Pending half{.nUncached = 40, .started = true, .nCached = 64, .nBlocks = 2, .nOwnBlocks = 2};
+    const Schedule stuck = schedule(std::vector<Pending>{half, half}, {128, 8, 0});
+    EXPECT_EQ(stuck.counts, (std::vector<int>{40, 0}));
+    EXPECT_EQ(stuck.preempted, std::vector<int>{1});
 }
 
 // Engine -------------------------------------------------------------------------------------------------------------
@@ -184,27 +213,25 @@ class EngineTest : public testing::Test {
 TEST_F(EngineTest, ContinuingAConversationEqualsStartingAfresh) {
     const auto model = load({.maxTokens = 64});
     Engine& engine = *model->engine;
-    const int sequence = engine.open(128);
-    engine.start(sequence, {5, 9, 40}, {.temperature = 0.0f}, {6, {}});
-    while (engine.running()) engine.step();
-    std::vector<int> tokens = engine.tokens(sequence);
+    std::vector<int> tokens = {5, 9, 40};
+    const std::vector<int> first = answer(engine, {tokens, {.temperature = 0.0f}, {6, {}}});
+    tokens.insert(tokens.end(), first.begin(), first.end());
     tokens.insert(tokens.end(), {7, 8});
-    engine.start(sequence, tokens, {.temperature = 0.0f}, {5, {}});
-    const StepReport first = engine.step();
-    EXPECT_EQ(first.nPrefillTokens, 3);  // the last answer token was never computed, and the two new ones
-    while (engine.running()) engine.step();
-    const std::vector<int> continued = engine.tokens(sequence);
-    engine.close(sequence);
-    const std::vector<int> fresh = model->greedy(tokens, 5);
-    EXPECT_EQ(std::vector<int>(continued.end() - 5, continued.end()), fresh);
+    engine.submit({tokens, {.temperature = 0.0f}, {5, {}}});
+    const StepReport step = engine.step();
+    EXPECT_EQ(step.nPrefillTokens, 3);  // the last token of the answer was never computed, and the two new ones
+    std::vector<int> continued = {step.events.at(0).token};
+    while (engine.running())
+        for (const TokenEvent& event : engine.step().events) continued.push_back(event.token);
+    engine.dropPrefixCache();
+    EXPECT_EQ(continued, answer(engine, {tokens, {.temperature = 0.0f}, {5, {}}}));
 }
 
 TEST_F(EngineTest, StopTokenEndsTheAnswer) {
     const auto model = load({.maxTokens = 64});
     const std::vector<int> free = model->greedy({5, 9, 40}, 8);
     Engine& engine = *model->engine;
-    const int sequence = engine.open(64);
-    engine.start(sequence, {5, 9, 40}, {.temperature = 0.0f}, {8, {free[3]}});
+    engine.submit({{5, 9, 40}, {.temperature = 0.0f}, {8, {free[3]}}});
     std::vector<TokenEvent> events;
     while (engine.running())
         for (const TokenEvent& event : engine.step().events) events.push_back(event);
@@ -217,27 +244,94 @@ TEST_F(EngineTest, EndsAtTheContextAndGivesBlocksBack) {
     const auto model = load({.maxTokens = 64, .maxPositions = 40});
     Engine& engine = *model->engine;
     for (int round = 0; round < 10; round++) {
-        const int sequence = engine.open(40);
-        engine.start(sequence, {5, 9, 40}, {.temperature = 0.0f}, {});
-        Finish finish = Finish::None;
+        engine.submit({{5, 9, 40 + round}, {.temperature = 0.0f}, {}});
+        TokenEvent last;
+        int n = 3;
         while (engine.running())
-            for (const TokenEvent& event : engine.step().events) finish = event.finish;
-        EXPECT_EQ(finish, Finish::Length);
-        EXPECT_EQ(engine.tokens(sequence).size(), 40u);
-        engine.close(sequence);
+            for (const TokenEvent& event : engine.step().events) {
+                last = event;
+                n++;
+            }
+        EXPECT_EQ(last.finish, Finish::Length);
+        EXPECT_EQ(n, 40);
     }
-    EXPECT_THROW(engine.open(41), ConfigError);
 }
 
 TEST_F(EngineTest, RefusesImpossiblePrompts) {
     const auto model = load({.maxTokens = 64, .maxPositions = 40});
     Engine& engine = *model->engine;
-    const int sequence = engine.open(10);
-    EXPECT_THROW(engine.start(sequence, {}, {}, {}), ConfigError);
-    EXPECT_THROW(engine.start(sequence, {5, 320}, {}, {}), ConfigError);
-    EXPECT_THROW(engine.start(sequence, {-1}, {}, {}), ConfigError);
-    EXPECT_THROW(engine.start(sequence, std::vector<int>(10, 5), {}, {}), ConfigError);
+    EXPECT_THROW(engine.submit({{}, {}, {}}), ConfigError);
+    EXPECT_THROW(engine.submit({{5, 320}, {}, {}}), ConfigError);
+    EXPECT_THROW(engine.submit({{-1}, {}, {}}), ConfigError);
+    EXPECT_THROW(engine.submit({std::vector<int>(40, 5), {}, {}}), ConfigError);
+    EXPECT_THROW(engine.score(std::vector<int>(41, 5), 0, [](int, std::span<const float>) {}), ConfigError);
     EXPECT_FALSE(engine.running());
+    engine.submit({std::vector<int>(39, 5), {.temperature = 0.0f}, {}});
+    EXPECT_EQ(engine.step().events.at(0).finish, Finish::Length);
+}
+
+TEST_F(EngineTest, ACancelledRequestGetsNoMoreTokens) {
+    const auto model = load({.maxTokens = 64});
+    Engine& engine = *model->engine;
+    const int gone = engine.submit({{5, 9, 40}, {.temperature = 0.0f}, {20, {}}});
+    const int stays = engine.submit({{6, 9, 40}, {.temperature = 0.0f}, {20, {}}});
+    engine.step();
+    engine.cancel(gone);
+    engine.cancel(gone);
+    std::vector<int> tokens;
+    while (engine.running())
+        for (const TokenEvent& event : engine.step().events) {
+            EXPECT_EQ(event.request, stays);
+            tokens.push_back(event.token);
+        }
+    EXPECT_EQ(tokens.size(), 19u);
+}
+
+/// A prompt of n tokens that nobody else asks for.
+std::vector<int> promptOf(int n, int first) {
+    std::vector<int> tokens = {first};
+    for (int i = 1; i < n; i++) tokens.push_back((i * 37 + 11) % 290);
+    return tokens;
+}
+
+TEST_F(EngineTest, ACommonPrefixIsComputedOnce) {
+    const auto model = load({.maxTokens = 256});
+    Engine& engine = *model->engine;
+    const std::vector<int> common = promptOf(3 * kKvBlockPositions, 1);
+    std::vector<int> a = common, b = common;
+    a.insert(a.end(), {4, 5, 6});
+    b.insert(b.end(), {7, 8});
+    const std::vector<int> alone = answer(engine, {b, {.temperature = 0.0f}, {8, {}}});
+    engine.dropPrefixCache();
+    engine.submit({a, {.temperature = 0.0f}, {30, {}}});
+    EXPECT_EQ(engine.step().nPrefillTokens, static_cast<int>(a.size()));
+    const int second = engine.submit({b, {.temperature = 0.0f}, {8, {}}});
+    EXPECT_EQ(engine.step().nPrefillTokens, 2);  // while the first one holds the blocks
+    EXPECT_EQ(engine.statistics().nPrefixHitTokens, 3u * kKvBlockPositions);
+    std::vector<int> shared;
+    engine.cancel(second);
+    shared = answer(engine, {b, {.temperature = 0.0f}, {8, {}}});
+    EXPECT_EQ(shared, alone);
+}
+
+TEST_F(EngineTest, PreemptedRequestsEndWithTheSameText) {
+    // Four requests of up to 3 + 60 positions, two blocks each, and room for five blocks.
+    const std::vector<std::vector<int>> prompts = {promptOf(20, 1), promptOf(20, 2), promptOf(20, 3), promptOf(20, 4)};
+    const auto roomy = load({.maxTokens = 64});
+    std::vector<std::vector<int>> expected;
+    for (const auto& prompt : prompts) expected.push_back(roomy->greedy(prompt, 40));
+
+    DecoderLimits limits = roomy->decoder->limits();
+    limits.nKvBlocks = 5;
+    Decoder decoder(roomy->arch, roomy->plan, 0, roomy->weights, *roomy->backend, roomy->alone, limits);
+    LocalForward forward(decoder);
+    Engine engine(roomy->arch, roomy->embeddings, forward);
+    for (const auto& prompt : prompts) engine.submit({prompt, {.temperature = 0.0f}, {40, {}}});
+    std::vector<std::vector<int>> answers(prompts.size());
+    while (engine.running())
+        for (const TokenEvent& event : engine.step().events) answers[event.request].push_back(event.token);
+    EXPECT_EQ(answers, expected);
+    EXPECT_GT(engine.statistics().nPreemptions, 0u);
 }
 
 /// A forward pass whose cluster loses a rank at chosen steps.
@@ -277,17 +371,14 @@ TEST_F(EngineTest, ALostRankDoesNotChangeTheText) {
                                              {.temperature = 1.0f, .topP = 0.6f, .seed = 3},
                                              {.temperature = 1.0f, .topP = 1.0f, .seed = 3}};
     for (const SamplingParams& sampling : all) {
-        const auto answer = [&](ForwardPass& forward) {
+        const auto answerOf = [&](ForwardPass& forward) {
             Engine engine(model->arch, model->embeddings, forward);
-            const int sequence = engine.open(64);
-            engine.start(sequence, {5, 9, 40}, sampling, {20, {}});
-            while (engine.running()) engine.step();
-            return engine.tokens(sequence);
+            return answer(engine, {{5, 9, 40}, sampling, {20, {}}});
         };
-        const std::vector<int> undisturbed = answer(*model->forward);
+        const std::vector<int> undisturbed = answerOf(*model->forward);
         for (const bool near : {true, false}) {
             FlakyForward flaky(*model->forward, near);
-            EXPECT_EQ(answer(flaky), undisturbed) << near << " " << sampling.topP;
+            EXPECT_EQ(answerOf(flaky), undisturbed) << near << " " << sampling.topP;
             EXPECT_GT(flaky.recoveries, 3);
         }
     }
