@@ -1,6 +1,6 @@
 """The weights of a GGUF file under the names and in the row order of the Hugging Face checkpoint that it was made from.
 
-The families (families.py) then plan a GGUF as they plan a checkpoint folder."""
+The families (families/) then plan a GGUF as they plan a checkpoint folder."""
 
 import collections
 import dataclasses

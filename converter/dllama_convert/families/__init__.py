@@ -1,0 +1,46 @@
+"""Model families: what each architecture's config and tensors become in a .m file.
+
+A module per family; its function returns a Plan (plan.py)."""
+
+import pathlib
+
+from .. import ConversionError
+from ..checkpoint import Checkpoint
+from ..hf_config import HfConfig
+from .chatglm import chatglm
+from .glm import glm
+from .glm4moe import glm4moe
+from .llama import llama
+from .plan import Builder, Output, Plan
+from .qwen3 import qwen3
+
+__all__ = ["Output", "Plan", "make_plan", "plan_of"]
+
+FAMILIES = {
+    "LlamaForCausalLM": llama,
+    "MistralForCausalLM": llama,
+    "Qwen3ForCausalLM": qwen3,
+    "Qwen3MoeForCausalLM": qwen3,
+    "GlmForCausalLM": glm,
+    "Glm4ForCausalLM": glm,
+    "Glm4MoeForCausalLM": glm4moe,
+    "ChatGLMModel": chatglm,
+    "ChatGLMForConditionalGeneration": chatglm,
+}
+
+
+def make_plan(folder: pathlib.Path, checkpoint: Checkpoint, ignore_unknown: bool = False) -> Plan:
+    """What the checkpoint in `folder` becomes. Raises ConversionError, naming what is not supported."""
+    return plan_of(HfConfig.read(folder), checkpoint, ignore_unknown)
+
+
+def plan_of(config: HfConfig, checkpoint: Checkpoint, ignore_unknown: bool = False) -> Plan:
+    names = config.get("architectures") or ["(none)"]
+    if names[0] not in FAMILIES:
+        raise ConversionError(f"{config.path}: architecture {names[0]} is not supported ({', '.join(FAMILIES)})")
+    builder = Builder(checkpoint)
+    plan = FAMILIES[names[0]](config, builder)
+    if not ignore_unknown:
+        config.refuse_unknown()
+        builder.refuse_unused()
+    return plan
