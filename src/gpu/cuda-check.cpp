@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/errors.hpp"
+#include "gpu/kernels/kernels.hpp"
 
 namespace dllama::gpu {
 
@@ -10,6 +11,10 @@ void check(cudaError_t status, const char* what) {
     if (status == cudaSuccess) return;
     cudaGetLastError();  // a failed launch would otherwise be reported again by the next call
     throw CudaError("{}: {} ({})", what, cudaGetErrorString(status), cudaGetErrorName(status));
+}
+
+void failOnType(DType type) {
+    checkFailed(dtypeName(type), __FILE__, __LINE__);
 }
 
 DeviceMemory allocateDevice(size_t bytes) {

@@ -18,6 +18,9 @@ class CudaDevice {
     virtual void forgetSteps() = 0;
 };
 
+/// Checks that this build can use the GPU and makes it the thread's; returns `index`. Throws CudaError.
+int openDevice(int index);
+
 /// Programmer's error if `backend` is not a CUDA backend.
 CudaDevice& cudaDeviceOf(Backend& backend);
 

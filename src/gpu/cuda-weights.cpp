@@ -29,19 +29,8 @@ Weights shapeOf(const TensorSource& source, const MatrixSpec& spec) {
 }
 
 size_t dataBytes(const Weights& w) {
-    const size_t values = static_cast<size_t>(w.rows) * w.groups * kGroup;
-    switch (w.dtype) {
-        case DType::F32:
-            return values * 4;
-        case DType::F16:
-        case DType::BF16:
-            return values * 2;
-        case DType::Q80:
-            return values;
-        case DType::Q40:
-            return values / 2;
-    }
-    return 0;
+    const size_t groups = static_cast<size_t>(w.rows) * w.groups;
+    return groups * (isQuantized(w.dtype) ? quantGroupBytes(w.dtype) : kGroup * blockBytes(w.dtype));
 }
 
 size_t scaleBytes(const Weights& w) {

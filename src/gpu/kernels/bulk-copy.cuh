@@ -60,12 +60,7 @@ struct StagedRows {
     __device__ static WeightChunk<kType> chunk(const uint8_t* staged, int groups, int row, int group, int t) {
         const auto* at = reinterpret_cast<const uint4*>(staged + (row * groups + group) * kGroupBytes + t * 16);
         WeightChunk<kType> w;
-        if constexpr (kType == DType::Q40) {
-            w.words = at[0];
-        } else {
-            w.first = at[0];
-            w.second = at[4];
-        }
+        w.loadShared(at);
         w.scales = reinterpret_cast<const uint2*>(staged + kRows * groups * kGroupBytes)[row * groups + group];
         return w;
     }

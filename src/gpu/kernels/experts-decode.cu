@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kWarps * 32, kIsFloat<kType> ? 1 : kBlocksOfUp
             }
         } else {
             const WeightRow rows[2] = {weightRow<kType>(gate, row), weightRow<kType>(up, row)};
-            constexpr int kDepth = (kType == DType::Q40 ? 4 : 2) * kUpWarps / kWarps;
+            constexpr int kDepth = WeightChunk<kType>::kDepth * kUpWarps / kWarps;
             dotRows<kType, 2, kDepth>(rows, groups, activations, scales, sums, [] {});
         }
         if (lane == 0) hidden[i] = out0 + i < gate.rows ? activate(Activation::Silu, sums[0]) * sums[1] : 0.0f;
@@ -137,7 +137,7 @@ __global__ void __launch_bounds__(kDownWarps * 32) expertsDown(ExpertsDecodePara
             }
         }
     } else {
-        constexpr int kDepth = kType == DType::Q40 ? 4 : 2;
+        constexpr int kDepth = WeightChunk<kType>::kDepth;
         const int groups = down.groups, t = lane % 4;
         const int ofShared = p.shared.down.rows > 0 ? p.shared.down.groups : 0, all = ofShared + groups * p.topK;
         const WeightRow first[2] = {weightRow<kType>(down, rows[0]), weightRow<kType>(down, rows[1])};
@@ -209,10 +209,8 @@ void launchExpertsDecode(const ExpertsDecodeParams& p, const Stream& stream) {
             return launchTyped<DType::F16>(p, stream);
         case DType::BF16:
             return launchTyped<DType::BF16>(p, stream);
-        case DType::Q80:
-            return launchTyped<DType::Q80>(p, stream);
-        case DType::Q40:
-            return launchTyped<DType::Q40>(p, stream);
+        default:
+            withQuantType(p.w.gate.dtype, [&]<DType kType>() { launchTyped<kType>(p, stream); });
     }
 }
 

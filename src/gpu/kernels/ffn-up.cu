@@ -102,10 +102,7 @@ void launchTyped(const FfnUpParams& p, const Stream& stream) {
 }  // namespace
 
 void launchFfnUp(const FfnUpParams& p, const Stream& stream) {
-    if (p.gate.dtype == DType::Q40)
-        launchTyped<DType::Q40>(p, stream);
-    else
-        launchTyped<DType::Q80>(p, stream);
+    withQuantType(p.gate.dtype, [&]<DType kType>() { launchTyped<kType>(p, stream); });
 }
 
 }  // namespace dllama::gpu

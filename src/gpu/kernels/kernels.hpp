@@ -76,6 +76,12 @@ struct RepackParams {
 };
 void launchRepack(const RepackParams& p, const Stream& stream);
 
+/// A programmer's error: no kernel is written over this type.
+[[noreturn]] void failOnType(DType type);
+
+/// Bytes of a group of 128 weights of a quantised type, without its scales.
+size_t quantGroupBytes(DType dtype);
+
 /// values as f32 from any stored type.
 struct WidenParams {
     DType dtype;
@@ -142,7 +148,7 @@ struct GluParams {
 void launchGlu(const GluParams& p, const Stream& stream);
 
 /// The Q80 rows as f16 for the tensor cores, scaled by a power of two that keeps each row in range, with the 16 values
-/// of half a block in the order 0 2 4 6 .. as matmul.cuh reads them.
+/// of half a block in the order 0 2 4 6 .. as matmul.cu reads them.
 struct StageRowsParams {
     int rows;
     QuantRows in;
@@ -154,7 +160,7 @@ void launchStageRows(const StageRowsParams& p, const Stream& stream);
 /// Weights and activations for a product by a library: f16, columns padded to groups * 128 and in the order that
 /// launchStageRows makes.
 struct WidenWeightsParams {
-    Weights w;    // Q40 or Q80
+    Weights w;    // quantised
     __half* out;  // (w.rows, groups * 128), scales applied
 };
 void launchWidenWeights(const WidenWeightsParams& p, const Stream& stream);
@@ -215,8 +221,7 @@ struct MatmulParams {
 };
 /// False where the device's shared memory is too small.
 bool canMatmul(DType dtype, const Stream& stream);
-void launchMatmulQ40(const MatmulParams& p, const Stream& stream);
-void launchMatmulQ80(const MatmulParams& p, const Stream& stream);
+void launchMatmul(const MatmulParams& p, const Stream& stream);
 
 struct RopeStoreParams {
     int nTokens, maxBlocks;

@@ -12,28 +12,6 @@ namespace {
 
 constexpr int kWarps = 8, kTileRows = 16;
 
-/// The weight words of block b as operand A: rows g and g + 8, values 4t.. and 16 + 4t..
-__device__ inline void blockOperand(const WeightChunk<DType::Q40>& upper, const WeightChunk<DType::Q40>& lower, int b,
-                                    uint32_t (&a)[4]) {
-    const uint32_t u = b == 0 ? upper.words.x : b == 1 ? upper.words.y : b == 2 ? upper.words.z : upper.words.w;
-    const uint32_t l = b == 0 ? lower.words.x : b == 1 ? lower.words.y : b == 2 ? lower.words.z : lower.words.w;
-    a[0] = static_cast<uint32_t>(lowNibbles(u));
-    a[1] = static_cast<uint32_t>(lowNibbles(l));
-    a[2] = static_cast<uint32_t>(highNibbles(u));
-    a[3] = static_cast<uint32_t>(highNibbles(l));
-}
-__device__ inline void blockOperand(const WeightChunk<DType::Q80>& upper, const WeightChunk<DType::Q80>& lower, int b,
-                                    uint32_t (&a)[4]) {
-    const uint4 u = b < 2 ? upper.first : upper.second, l = b < 2 ? lower.first : lower.second;
-    a[0] = b % 2 ? u.z : u.x;
-    a[1] = b % 2 ? l.z : l.x;
-    a[2] = b % 2 ? u.w : u.y;
-    a[3] = b % 2 ? l.w : l.y;
-}
-__device__ inline float component(const float4& v, int i) {
-    return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
-}
-
 /// sums[tile] += rows g and g + 8 (upper, lower) x tokens 2t and 2t + 1 of the tile, of one group of columns.
 template <DType kType, int kTokenTiles>
 __device__ inline void addGroup(const LinearParams& p, const WeightChunk<kType>& upper, const WeightChunk<kType>& lower,
@@ -53,7 +31,7 @@ __device__ inline void addGroup(const LinearParams& p, const WeightChunk<kType>&
 #pragma unroll
         for (int b = 0; b < 4; b++) {
             uint32_t a[4];
-            blockOperand(upper, lower, b, a);
+            WeightChunk<kType>::operandA(upper, lower, b, a);
             const uint4 half = b < 2 ? first : second;
             int c[4] = {};
             mmaS8(c, a, b % 2 ? half.z : half.x, b % 2 ? half.w : half.y);
@@ -178,10 +156,7 @@ void launchTyped(const LinearParams& p, const Stream& stream) {
 }  // namespace
 
 void launchLinearFew(const LinearParams& p, const Stream& stream) {
-    if (p.w.dtype == DType::Q40)
-        launchTyped<DType::Q40>(p, stream);
-    else
-        launchTyped<DType::Q80>(p, stream);
+    withQuantType(p.w.dtype, [&]<DType kType>() { launchTyped<kType>(p, stream); });
 }
 
 }  // namespace dllama::gpu

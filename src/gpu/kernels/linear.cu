@@ -76,12 +76,10 @@ bool launchStaged(const LinearParams& p, const Stream& stream) {
 }  // namespace
 
 void launchLinear(const LinearParams& p, const Stream& stream) {
-    const bool q40 = p.w.dtype == DType::Q40;
-    if (q40 ? launchStaged<DType::Q40, 8>(p, stream) || launchStaged<DType::Q40, 4>(p, stream)
-            : launchStaged<DType::Q80, 8>(p, stream) || launchStaged<DType::Q80, 4>(p, stream))
-        return;
-    const int grid = ceilDiv(p.w.rows, kWarps * kRowsOfWarp);
-    launch(stream, q40 ? linear<DType::Q40> : linear<DType::Q80>, grid, kWarps * 32, 0, p);
+    withQuantType(p.w.dtype, [&]<DType kType>() {
+        if (launchStaged<kType, 8>(p, stream) || launchStaged<kType, 4>(p, stream)) return;
+        launch(stream, linear<kType>, ceilDiv(p.w.rows, kWarps * kRowsOfWarp), kWarps * 32, 0, p);
+    });
 }
 
 }  // namespace dllama::gpu

@@ -1,40 +1,24 @@
-#include "gpu/kernels/device.cuh"
+#include "gpu/kernels/quant-formats.cuh"
 
 /// From the layouts of files to ours, at load time and for embedding rows.
 namespace dllama::gpu {
 
 namespace {
 
-/// Unaligned 16-bit read: blocks of files are 18 and 34 bytes.
-__device__ inline uint16_t read16(const uint8_t* p) {
-    return static_cast<uint16_t>(p[0] | (p[1] << 8));
-}
-
 /// One thread a (row, block of 32). Reads the stored block, writes its words to their places; threads of padding blocks
 /// write zeros.
+template <DType kType>
 __global__ void repackQuant(RepackParams p) {
+    using Chunk = WeightChunk<kType>;
     const int64_t index = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
     const int blocks = p.groups * 4;
     if (index >= int64_t{p.rows} * blocks) return;
     const int64_t row = index / blocks;
     const int block = static_cast<int>(index % blocks);
-    const bool real = block < p.cols / 32;
-    const bool q40 = p.dtype == DType::Q40;
-    const uint8_t* from = p.stored + (row * (p.cols / 32) + block) * (q40 ? 18 : 34);
-    p.scales[index] = real ? __ushort_as_half(read16(from)) : __half{};
-    const int64_t group = row * p.groups + block / 4;
-    for (int word = 0; word < (q40 ? 4 : 8); word++) {
-        uint32_t bits = 0;
-        if (real)
-            for (int i = 0; i < 4; i++) bits |= static_cast<uint32_t>(from[2 + 4 * word + i]) << (8 * i);
-        if (q40) {
-            // Adding 8 modulo 16 makes the offset nibbles signed.
-            if (real) bits ^= 0x88888888u;
-            reinterpret_cast<uint32_t*>(p.data)[group * 16 + word * 4 + block % 4] = bits;
-        } else {
-            *reinterpret_cast<uint32_t*>(p.data + row * p.groups * kGroup + quantOffset(block * 32 + word * 4)) = bits;
-        }
-    }
+    const uint8_t* from =
+        block < p.cols / 32 ? p.stored + (row * (p.cols / 32) + block) * Chunk::kStoredBytes : nullptr;
+    p.scales[index] = from ? __ushort_as_half(read16(from)) : __half{};
+    Chunk::repack(from, p.data + (row * p.groups + block / 4) * Chunk::kGroupBytes, block % 4);
 }
 
 /// One thread a value of a float matrix; padding columns are already zero.
@@ -49,37 +33,23 @@ __global__ void repackFloat(RepackParams p) {
 }
 
 /// One thread a value.
+template <DType kType>
 __global__ void widen(WidenParams p) {
     waitForPredecessor();
     letSuccessorStart();
     const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
     if (i >= p.n) return;
-    const int64_t block = i / 32;
-    const int j = static_cast<int>(i % 32);
-    float value = 0.0f;
-    switch (p.dtype) {
-        case DType::F32:
-            value = reinterpret_cast<const float*>(p.stored)[i];
-            break;
-        case DType::F16:
-            value = __half2float(reinterpret_cast<const __half*>(p.stored)[i]);
-            break;
-        case DType::BF16:
-            value = __uint_as_float(static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(p.stored)[i]) << 16);
-            break;
-        case DType::Q80: {
-            const uint8_t* from = p.stored + block * 34;
-            value = static_cast<int8_t>(from[2 + j]) * __half2float(__ushort_as_half(read16(from)));
-            break;
-        }
-        case DType::Q40: {
-            const uint8_t* from = p.stored + block * 18;
-            const int nibble = j < 16 ? from[2 + j] & 15 : from[2 + j - 16] >> 4;
-            value = static_cast<float>(nibble - 8) * __half2float(__ushort_as_half(read16(from)));
-            break;
-        }
+    if constexpr (kType == DType::F32) {
+        p.out[i] = reinterpret_cast<const float*>(p.stored)[i];
+    } else if constexpr (kType == DType::F16) {
+        p.out[i] = __half2float(reinterpret_cast<const __half*>(p.stored)[i]);
+    } else if constexpr (kType == DType::BF16) {
+        p.out[i] = __uint_as_float(static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(p.stored)[i]) << 16);
+    } else {
+        const uint8_t* block = p.stored + i / 32 * WeightChunk<kType>::kStoredBytes;
+        p.out[i] = WeightChunk<kType>::storedValue(block, static_cast<int>(i % 32)) *
+                   __half2float(__ushort_as_half(read16(block)));
     }
-    p.out[i] = value;
 }
 
 unsigned blocksFor(int64_t threads) {
@@ -90,7 +60,7 @@ unsigned blocksFor(int64_t threads) {
 
 bool hasDeviceCode() {
     cudaFuncAttributes attributes;
-    const bool found = cudaFuncGetAttributes(&attributes, widen) == cudaSuccess;
+    const bool found = cudaFuncGetAttributes(&attributes, widen<DType::F32>) == cudaSuccess;
     cudaGetLastError();
     return found;
 }
@@ -99,13 +69,29 @@ void launchRepack(const RepackParams& p, const Stream& stream) {
     Stream plain = stream;
     plain.overlap = false;
     if (isQuantized(p.dtype))
-        launch(plain, repackQuant, blocksFor(int64_t{p.rows} * p.groups * 4), 256, 0, p);
+        withQuantType(p.dtype, [&]<DType kType>() {
+            launch(plain, repackQuant<kType>, blocksFor(int64_t{p.rows} * p.groups * 4), 256, 0, p);
+        });
     else
         launch(plain, repackFloat, blocksFor(int64_t{p.rows} * p.cols), 256, 0, p);
 }
 
 void launchWiden(const WidenParams& p, const Stream& stream) {
-    launch(stream, widen, blocksFor(p.n), 256, 0, p);
+    const auto start = [&](auto kernel) { launch(stream, kernel, blocksFor(p.n), 256, 0, p); };
+    switch (p.dtype) {
+        case DType::F32:
+            return start(widen<DType::F32>);
+        case DType::F16:
+            return start(widen<DType::F16>);
+        case DType::BF16:
+            return start(widen<DType::BF16>);
+        default:
+            withQuantType(p.dtype, [&]<DType kType>() { start(widen<kType>); });
+    }
+}
+
+size_t quantGroupBytes(DType dtype) {
+    return withQuantType(dtype, []<DType kType>() -> size_t { return WeightChunk<kType>::kGroupBytes; });
 }
 
 }  // namespace dllama::gpu

@@ -1,71 +1,10 @@
 #pragma once
 
-#include "gpu/kernels/device.cuh"
+#include "gpu/kernels/quant-formats.cuh"
 
 /// One row of activations against rows of quantised weights, by dp4a. Of a warp's 32 lanes each four share a group of
 /// 128 columns (layouts: kernels.hpp), so that a warp reads 512 contiguous bytes of a Q40 row at a time.
 namespace dllama::gpu {
-
-/// Four signed bytes that are 16 times the low (high) nibbles.
-__device__ inline int lowNibbles(uint32_t word) {
-    return static_cast<int>((word << 4) & 0xf0f0f0f0u);
-}
-__device__ inline int highNibbles(uint32_t word) {
-    return static_cast<int>(word & 0xf0f0f0f0u);
-}
-
-__device__ inline float4 widenScales(uint2 halves) {
-    const float2 a = __half22float2(*reinterpret_cast<const __half2*>(&halves.x));
-    const float2 b = __half22float2(*reinterpret_cast<const __half2*>(&halves.y));
-    return make_float4(a.x, a.y, b.x, b.y);
-}
-
-/// A lane's share of one group of one weight row.
-template <DType kType>
-struct WeightChunk;
-
-template <>
-struct WeightChunk<DType::Q40> {
-    static constexpr float kFactor = 1.0f / 16.0f;  // what the dot products must be multiplied with
-    static constexpr int kGroupBytes = 64;
-    uint4 words;
-    uint2 scales;
-
-    __device__ void load(const uint8_t* row, const __half* rowScales, int group, int t) {
-        words = loadStream16(row + int64_t{group} * 64 + t * 16);
-        scales = loadStream8(rowScales + group * 4);
-    }
-    /// Dot products with blocks 0..3 of the group; a and b hold the activations of blocks 0, 1 and 2, 3.
-    __device__ int4 dots(uint4 a, uint4 b) const {
-        const auto dot = [](uint32_t w, uint32_t low, uint32_t high) {
-            return __dp4a(highNibbles(w), static_cast<int>(high), __dp4a(lowNibbles(w), static_cast<int>(low), 0));
-        };
-        return make_int4(dot(words.x, a.x, a.y), dot(words.y, a.z, a.w), dot(words.z, b.x, b.y),
-                         dot(words.w, b.z, b.w));
-    }
-};
-
-template <>
-struct WeightChunk<DType::Q80> {
-    static constexpr float kFactor = 1.0f;
-    static constexpr int kGroupBytes = 128;
-    uint4 first, second;
-    uint2 scales;
-
-    __device__ void load(const uint8_t* row, const __half* rowScales, int group, int t) {
-        first = loadStream16(row + int64_t{group} * 128 + t * 16);
-        second = loadStream16(row + int64_t{group} * 128 + 64 + t * 16);
-        scales = loadStream8(rowScales + group * 4);
-    }
-    __device__ int4 dots(uint4 a, uint4 b) const {
-        const auto dot = [](uint32_t low, uint32_t high, uint32_t x, uint32_t y) {
-            return __dp4a(static_cast<int>(high), static_cast<int>(y),
-                          __dp4a(static_cast<int>(low), static_cast<int>(x), 0));
-        };
-        return make_int4(dot(first.x, first.y, a.x, a.y), dot(first.z, first.w, a.z, a.w),
-                         dot(second.x, second.y, b.x, b.y), dot(second.z, second.w, b.z, b.w));
-    }
-};
 
 /// The lane's share of one group of an activation row.
 struct ActivationChunk {

@@ -1,6 +1,6 @@
 #include <cuda_bf16.h>
 
-#include "gpu/kernels/device.cuh"
+#include "gpu/kernels/quant-formats.cuh"
 
 /// What a product by a library needs: weights and activations as f16, in one order of columns.
 ///
@@ -18,13 +18,6 @@ __device__ inline void storeWord(__half* half, int t, int a, int b, int c, int d
     *reinterpret_cast<uint32_t*>(half + 2 * t) = packHalves(a * scale, c * scale);
     *reinterpret_cast<uint32_t*>(half + 8 + 2 * t) = packHalves(b * scale, d * scale);
 }
-__device__ inline int nibble(uint32_t word, int byte, int high) {
-    return static_cast<int>(word << (28 - 8 * byte - 4 * high)) >> 28;
-}
-__device__ inline int signedByte(uint32_t word, int byte) {
-    return static_cast<int>(word << (24 - 8 * byte)) >> 24;
-}
-
 template <DType kType>
 __global__ void __launch_bounds__(kThreads) widenWeights(WidenWeightsParams p) {
     letSuccessorStart();
@@ -33,31 +26,16 @@ __global__ void __launch_bounds__(kThreads) widenWeights(WidenWeightsParams p) {
     const int64_t group = i / 4;
     if (group >= int64_t{p.w.rows} * p.w.groups) return;
     const int t = static_cast<int>(i % 4);
-    const uint2 packed = loadStream8(p.w.scales + group * 4);
-    const float2 low = __half22float2(*reinterpret_cast<const __half2*>(&packed.x));
-    const float2 high = __half22float2(*reinterpret_cast<const __half2*>(&packed.y));
-    const float scales[4] = {low.x, low.y, high.x, high.y};
+    WeightChunk<kType> chunk;
+    chunk.load(p.w.data + group * WeightChunk<kType>::kGroupBytes, p.w.scales + group * 4, 0, t);
+    const float4 scales = widenScales(chunk.scales);
     __half* to = p.out + group * kGroup;
-    if constexpr (kType == DType::Q40) {
-        const uint4 words = loadStream16(p.w.data + group * 64 + t * 16);
-        const uint32_t block[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
-        for (int b = 0; b < 4; b++)
+    for (int b = 0; b < 4; b++)
 #pragma unroll
-            for (int half = 0; half < 2; half++)
-                storeWord(to + b * 32 + half * 16, t, nibble(block[b], 0, half), nibble(block[b], 1, half),
-                          nibble(block[b], 2, half), nibble(block[b], 3, half), scales[b]);
-    } else {
-#pragma unroll
-        for (int pair = 0; pair < 2; pair++) {
-            const uint4 words = loadStream16(p.w.data + group * 128 + pair * 64 + t * 16);
-            const uint32_t half[4] = {words.x, words.y, words.z, words.w};  // two blocks of two halves
-#pragma unroll
-            for (int h = 0; h < 4; h++)
-                storeWord(to + (pair * 2 + h / 2) * 32 + h % 2 * 16, t, signedByte(half[h], 0), signedByte(half[h], 1),
-                          signedByte(half[h], 2), signedByte(half[h], 3), scales[pair * 2 + h / 2]);
-        }
-    }
+        for (int half = 0; half < 2; half++)
+            storeWord(to + b * 32 + half * 16, t, chunk.value(b, half, 0), chunk.value(b, half, 1),
+                      chunk.value(b, half, 2), chunk.value(b, half, 3), component(scales, b));
 }
 
 /// Scales are not negative: their bits are in the order of their values.
@@ -137,8 +115,9 @@ __global__ void __launch_bounds__(kThreads) addBias(AddBiasParams p) {
 
 void launchWidenWeights(const WidenWeightsParams& p, const Stream& stream) {
     const int64_t shares = int64_t{p.w.rows} * p.w.groups * 4;
-    launch(stream, p.w.dtype == DType::Q40 ? widenWeights<DType::Q40> : widenWeights<DType::Q80>,
-           static_cast<unsigned>((shares + kThreads - 1) / kThreads), kThreads, 0, p);
+    withQuantType(p.w.dtype, [&]<DType kType>() {
+        launch(stream, widenWeights<kType>, static_cast<unsigned>((shares + kThreads - 1) / kThreads), kThreads, 0, p);
+    });
 }
 
 void launchStageAll(const StageAllParams& p, const Stream& stream) {

@@ -1,6 +1,4 @@
-#pragma once
-
-#include "gpu/kernels/device.cuh"
+#include "gpu/kernels/quant-formats.cuh"
 
 /// Many rows of activations times quantised weights through the f16 tensor cores with f32 sums. A block computes
 /// kWarpsM * 64 rows of activations by kWarpsN * 64 outputs, a warp 64 x 64; it walks over the columns in groups of 128
@@ -13,51 +11,20 @@
 /// f16. With `up` each warp's 64 weight rows are 32 of gate and the same 32 of up, whose product is 32 outputs.
 namespace dllama::gpu {
 
+namespace {
+
 constexpr int kWarpTile = 64;
 
 template <DType kType, int kWarpsM, int kWarpsN, int kStages>
 struct MatmulShape {
     static constexpr int kThreads = 32 * kWarpsM * kWarpsN;
     static constexpr int kRows = kWarpsM * kWarpTile, kOutputs = kWarpsN * kWarpTile;
-    static constexpr int kGroupBytes = kType == DType::Q40 ? 64 : 128;
+    static constexpr int kGroupBytes = WeightChunk<kType>::kGroupBytes;
     static constexpr int kActivationBytes = kRows * kGroup * 2;
     static constexpr int kWeightBytes = kOutputs * kGroupBytes;
     static constexpr int kStageBytes = kActivationBytes + kWeightBytes + kOutputs * 8;
     static constexpr int kSharedBytes = kStages * kStageBytes;
 };
-
-__device__ inline __half2 asHalf2(uint32_t bits) {
-    return *reinterpret_cast<__half2*>(&bits);
-}
-__device__ inline uint32_t asBits(__half2 pair) {
-    return *reinterpret_cast<uint32_t*>(&pair);
-}
-
-/// A lane's values of 16 columns, half a block, as operand B. Integers enter the mantissa of 1024, which is then
-/// subtracted: exact.
-template <int kHalf>
-__device__ inline void widenQ40(uint32_t word, __half2 scale, uint32_t (&b)[2]) {
-    const uint32_t next = word >> 8;
-    if constexpr (kHalf == 0) {
-        const __half2 offset = __floats2half2_rn(1032.0f, 1032.0f);
-        b[0] = asBits(__hmul2(__hsub2(asHalf2((word & 0x000f000fu) ^ 0x64086408u), offset), scale));
-        b[1] = asBits(__hmul2(__hsub2(asHalf2((next & 0x000f000fu) ^ 0x64086408u), offset), scale));
-    } else {
-        const __half2 offset = __floats2half2_rn(-72.0f, -72.0f), sixteenth = __floats2half2_rn(0.0625f, 0.0625f);
-        b[0] = asBits(__hmul2(__hfma2(asHalf2((word & 0x00f000f0u) ^ 0x64806480u), sixteenth, offset), scale));
-        b[1] = asBits(__hmul2(__hfma2(asHalf2((next & 0x00f000f0u) ^ 0x64806480u), sixteenth, offset), scale));
-    }
-}
-__device__ inline void widenQ80(uint32_t word, __half2 scale, uint32_t (&b)[2]) {
-    const __half2 offset = __floats2half2_rn(1152.0f, 1152.0f);
-    const uint32_t positive = word ^ 0x80808080u;
-    b[0] = asBits(__hmul2(__hsub2(asHalf2(__byte_perm(positive, 0x64646464u, 0x4240)), offset), scale));
-    b[1] = asBits(__hmul2(__hsub2(asHalf2(__byte_perm(positive, 0x64646464u, 0x4341)), offset), scale));
-}
-
-__device__ inline uint32_t component(const uint4& v, int i) {
-    return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
-}
 
 template <DType kType, int kWarpsM, int kWarpsN, int kStages, bool kGated>
 __global__ void __launch_bounds__(32 * kWarpsM * kWarpsN, kWarpsM* kWarpsN <= 4 ? 2 : 1) matmul(MatmulParams p) {
@@ -105,10 +72,8 @@ __global__ void __launch_bounds__(32 * kWarpsM * kWarpsN, kWarpsM* kWarpsN <= 4 
             const Weights& w = up ? p.up : p.w;
             const int64_t row = min(outputOf(r), p.w.rows - 1);
             const uint8_t* from = w.data + tile.slot * p.dataStride[up] + (row * groups + group) * kBytes + chunk * 16;
-            // Q80: the halves of a group in two planes, so that eight rows of a plane are conflict-free.
-            copyAsync<16>(weights + (kType == DType::Q40 ? r * 64 + chunk * 16
-                                                         : chunk / 4 * Shape::kOutputs * 64 + r * 64 + chunk % 4 * 16),
-                          from);
+            // By planes, so that eight rows of one are conflict-free.
+            copyAsync<16>(weights + chunk / 4 * Shape::kOutputs * 64 + r * 64 + chunk % 4 * 16, from);
         }
         uint8_t* scales = weights + Shape::kWeightBytes;
         for (int r = tid; r < Shape::kOutputs; r += Shape::kThreads) {
@@ -125,7 +90,7 @@ __global__ void __launch_bounds__(32 * kWarpsM * kWarpsN, kWarpsM* kWarpsN <= 4 
         const auto* a = reinterpret_cast<const __half*>(base) + warpM * kWarpTile * kGroup;
         const uint8_t* weights = base + Shape::kActivationBytes + warpN * kWarpTile * 64;
         const uint8_t* scales = base + Shape::kActivationBytes + Shape::kWeightBytes + warpN * kWarpTile * 8;
-        constexpr int kPlanes = kType == DType::Q40 ? 1 : 2;
+        constexpr int kPlanes = WeightChunk<kType>::kPlanes;
 #pragma unroll
         for (int plane = 0; plane < kPlanes; plane++) {
             uint4 words[8];
@@ -149,12 +114,10 @@ __global__ void __launch_bounds__(32 * kWarpsM * kWarpsN, kWarpsM* kWarpsN <= 4 
                         const __half2 scale =
                             __half2half2(*reinterpret_cast<const __half*>(scales + (n * 8 + g) * 8 + block * 2));
                         uint32_t b[2];
-                        if constexpr (kType == DType::Q80)
-                            widenQ80(component(words[n], 2 * i + half), scale, b);
-                        else if (half == 0)
-                            widenQ40<0>(component(words[n], block), scale, b);
+                        if (half == 0)
+                            WeightChunk<kType>::template widen<0>(words[n], i, scale, b);
                         else
-                            widenQ40<1>(component(words[n], block), scale, b);
+                            WeightChunk<kType>::template widen<1>(words[n], i, scale, b);
 #pragma unroll
                         for (int m = 0; m < 4; m++) mmaF16(sums[m][n], rows[m], b[0], b[1]);
                     }
@@ -238,7 +201,7 @@ __global__ void __launch_bounds__(32 * kWarpsM * kWarpsN, kWarpsM* kWarpsN <= 4 
 
 /// What a device can hold: large blocks of 8 warps, blocks of 4 for few rows or experts, small ones elsewhere.
 template <DType kType>
-void launchMatmulTyped(const MatmulParams& p, const Stream& stream) {
+void launchTyped(const MatmulParams& p, const Stream& stream) {
     using Large = MatmulShape<kType, 2, 4, 3>;
     using Middle = MatmulShape<kType, 1, 4, 3>;
     using Small = MatmulShape<kType, 1, 2, 2>;
@@ -256,6 +219,18 @@ void launchMatmulTyped(const MatmulParams& p, const Stream& stream) {
         start(Middle{}, matmul<kType, 1, 4, 3, false>, matmul<kType, 1, 4, 3, true>);
     else
         start(Small{}, matmul<kType, 1, 2, 2, false>, matmul<kType, 1, 2, 2, true>);
+}
+
+}  // namespace
+
+void launchMatmul(const MatmulParams& p, const Stream& stream) {
+    withQuantType(p.w.dtype, [&]<DType kType>() { launchTyped<kType>(p, stream); });
+}
+
+bool canMatmul(DType dtype, const Stream& stream) {
+    return isQuantized(dtype) && withQuantType(dtype, [&]<DType kType>() {
+               return MatmulShape<kType, 1, 2, 2>::kSharedBytes <= stream.sharedBytes;
+           });
 }
 
 }  // namespace dllama::gpu
