@@ -1,6 +1,7 @@
 #include "base/thread-pool.hpp"
 
 #include <chrono>
+#include <system_error>
 #if defined(__linux__)
 #include <sched.h>
 #endif
@@ -38,11 +39,21 @@ bool spin(const Ready& ready) {
 
 ThreadPool::ThreadPool(int nThreads) {
     DLLAMA_CHECK(nThreads >= 1);
-    for (int i = 1; i < nThreads; i++) threads_.emplace_back([this, i] { work(i); });
+    try {
+        for (int i = 1; i < nThreads; i++) threads_.emplace_back([this, i] { work(i); });
+    } catch (const std::system_error& error) {
+        stop();
+        throw ConfigError("{} threads cannot be started, only {}: {}", nThreads, threads_.size() + 1,
+                          error.code().message());
+    }
 }
 
 ThreadPool::~ThreadPool() {
     finish();
+    stop();
+}
+
+void ThreadPool::stop() {
     {
         std::lock_guard lock(mutex_);
         stopping_ = true;

@@ -66,6 +66,7 @@ class ThreadPool {
     void start(Function function, const void* context);
     void waitForOthers();
     void runErased(Function function, const void* context);
+    void stop();
     void work(int thread);
     void call(int thread);
 

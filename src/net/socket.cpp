@@ -127,7 +127,12 @@ std::optional<Incoming> Listener::accept(std::chrono::milliseconds time) {
     boost::system::error_code error;
     tcp::endpoint peer;
     tcp::socket socket = state_->acceptor.accept(state_->io, peer, error);
-    if (error) return std::nullopt;  // gone again, or too many open files: the caller comes back
+    const bool noRoom = error == boost::system::errc::too_many_files_open ||
+                        error == boost::system::errc::too_many_files_open_in_system ||
+                        error == boost::system::errc::no_buffer_space ||
+                        error == boost::system::errc::not_enough_memory;
+    if (noRoom) throw ConnectionError("{}", error.message());
+    if (error) return std::nullopt;  // gone again: the caller comes back
     tune(socket);
     return Incoming{Socket(socket.release()), {peer.address().to_string(), peer.port()}};
 }

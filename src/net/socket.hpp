@@ -67,7 +67,7 @@ class Listener {
     int port() const;
     /// True if other machines can reach it.
     bool isPublic() const;
-    /// Waits up to `time` for a connection.
+    /// Waits up to `time` for a connection. Throws ConnectionError if one is there, but no descriptor or memory for it.
     std::optional<Incoming> accept(std::chrono::milliseconds time);
 
   private:

@@ -45,6 +45,7 @@ class ChildProcess {
         ::close(output_);
     }
 
+    pid_t pid() const { return pid_; }
     void signal(int number) const { ::kill(pid_, number); }
     /// For the process itself: ends it when the test program is gone, whichever way that ended.
     static void endWithParent() {
