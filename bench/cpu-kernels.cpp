@@ -131,7 +131,8 @@ void report(int nThreads) {
 
     constexpr int kCols = 4096, kPromptRows = 4096, kPromptTokens = 128;
     fmt::print("weights   one token, GB/s   of reads   {} tokens, GFLOP/s\n", kPromptTokens);
-    for (const DType dtype : {DType::Q40, DType::Q80, DType::F16, DType::BF16, DType::F32}) {
+    for (const DTypeInfo& info : kDTypes) {
+        const DType dtype = info.type;
         const size_t rowBytes = storedBytes(dtype, kCols);
         const auto rows = static_cast<int64_t>(kWeightBytes / rowBytes);
         const double rate =

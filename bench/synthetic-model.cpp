@@ -108,10 +108,19 @@ std::vector<std::byte> randomValues(const TensorInfo& tensor, int64_t n, std::mt
             const uint64_t value = random();
             std::memcpy(bytes.data() + i, &value, 8);
         }
-        // Uniform codes deviate by 4.6 steps in Q40 and by 74 in Q80.
-        const uint16_t scale = f32ToF16(deviation / (tensor.dtype == DType::Q40 ? 4.6f : 74.0f));
-        for (size_t at = 0; at < bytes.size(); at += blockBytes(tensor.dtype))
-            std::memcpy(bytes.data() + at, &scale, 2);
+        const auto setScales = [&](float scale) {
+            const uint16_t stored = f32ToF16(scale);
+            for (size_t at = 0; at < bytes.size(); at += blockBytes(tensor.dtype))
+                for (int i = 0; i + 2 <= dtypeInfo(tensor.dtype).headBytes; i += 2)
+                    std::memcpy(bytes.data() + at + i, &stored, 2);
+        };
+        // How much uniform codes deviate is seen in a few blocks of them.
+        std::vector<float> sample(std::min<int64_t>(n, 64 * blockValues(tensor.dtype)));
+        setScales(1.0f);
+        dequantize(tensor.dtype, bytes.data(), sample.data(), static_cast<int64_t>(sample.size()));
+        double squares = 0.0;
+        for (const float value : sample) squares += value * value;
+        setScales(deviation / static_cast<float>(std::sqrt(squares / static_cast<double>(sample.size()))));
         return bytes;
     }
     const bool isNorm = tensor.name.find("norm.weight") != std::string::npos;

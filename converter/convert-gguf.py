@@ -13,6 +13,7 @@ from dllama_convert.families import plan_of
 from dllama_convert.gguf_checkpoint import GgufCheckpoint, GgufFile, kept_types
 from dllama_convert.gguf_config import read_config
 from dllama_convert.gguf_tokenizer import read_tokenizer
+from dllama_convert.quants import TYPES
 from dllama_convert.tokenizer_file import write_tokenizer
 
 
@@ -22,7 +23,7 @@ def main() -> int:
     parser.add_argument(
         "type",
         type=str.lower,
-        choices=["keep", "q40", "q80", "f16", "f32", "bf16"],
+        choices=["keep", *(name.lower() for name in TYPES)],
         help="type of the weights; keep: each one's own, and of other quants q40 below 5 bits a value, else q80",
     )
     parser.add_argument(

@@ -10,12 +10,13 @@ import sys
 from dllama_convert.checkpoint import open_checkpoint
 from dllama_convert.convert import ModelImage, convert, encode_rows_of, run_tool
 from dllama_convert.families import make_plan
+from dllama_convert.quants import TYPES
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=pathlib.Path, help="folder with config.json and the weights")
-    parser.add_argument("type", type=str.lower, choices=["q40", "q80", "f16", "f32", "bf16"], help="of the weights")
+    parser.add_argument("type", type=str.lower, choices=[name.lower() for name in TYPES], help="of the weights")
     parser.add_argument("name", help="name of the model: the file becomes dllama_model_NAME_TYPE.m")
     parser.add_argument("--output-dir", type=pathlib.Path, default=pathlib.Path("."), help="where to (default: here)")
     parser.add_argument(

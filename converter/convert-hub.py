@@ -9,6 +9,7 @@ import pathlib
 import sys
 
 from dllama_convert.convert import run_tool
+from dllama_convert.quants import TYPES
 from dllama_convert.streaming import StreamingConversion
 
 
@@ -16,7 +17,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("repository", metavar="OWNER/NAME", help="repository on the hub")
     parser.add_argument(
-        "type", type=str.lower, choices=["q40", "q80", "f16", "f32", "bf16"], help="type of the weights"
+        "type", type=str.lower, choices=[name.lower() for name in TYPES], help="type of the weights"
     )
     parser.add_argument(
         "name", help="name of the model: the files become dllama_model_NAME_TYPE.m and dllama_tokenizer_NAME.t"

@@ -15,7 +15,7 @@ from .checkpoint import Checkpoint
 from .families import Output, Plan
 from .legacy import legacy_header, legacy_order
 from .model_file import Layout, TensorEntry, described_layout, legacy_layout, write_model
-from .quants import BLOCK, encode
+from .quants import block_values, encode
 
 # Values of a piece: big enough that Python's share of the work does not show, small enough to keep several in flight.
 PIECE_VALUES = 1 << 21
@@ -37,9 +37,10 @@ class ModelImage:
             TensorEntry(o.name, types.get(o.name, weight_type) if o.is_weight else "F32", o.shape) for o in order
         ]
         for entry in self.entries:
-            if entry.dtype in ("Q80", "Q40") and entry.shape[-1] % BLOCK:
+            block = block_values(entry.dtype)
+            if entry.shape[-1] % block:
                 raise ConversionError(
-                    f"tensor {entry.name} is {entry.shape[-1]} wide: {entry.dtype} needs a multiple of {BLOCK}"
+                    f"tensor {entry.name} is {entry.shape[-1]} wide: {entry.dtype} needs a multiple of {block}"
                 )
         self.layout: Layout = (
             legacy_layout(header, self.entries)

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import ConversionError
 from .families import Output, Plan
-from .quants import encode
+from .quants import BLOCK_TYPES, encode
 
 ARCHITECTURES = ("glm4", "glm4moe", "chatglm", "llama", "qwen3", "qwen3moe")
 
@@ -199,8 +199,9 @@ def _checked(stored: np.ndarray, dtype: str) -> np.ndarray:
     """Refuses what encode() would refuse: values or scales that are not finite."""
     if dtype == "BF16":
         bad = (stored.view(np.uint16) & 0x7F80 == 0x7F80).any()
-    elif dtype in ("Q40", "Q80"):
-        scales = stored.reshape(-1, 18 if dtype == "Q40" else 34)[:, :2].copy().view(np.uint16)
+    elif dtype in BLOCK_TYPES:
+        kind = BLOCK_TYPES[dtype]
+        scales = stored.reshape(-1, kind.bytes)[:, : kind.head_bytes].copy().view(np.uint16)
         bad = (scales & 0x7C00 == 0x7C00).any()
     else:
         bad = not np.isfinite(stored.view(np.float32 if dtype == "F32" else np.float16)).all()

@@ -2,37 +2,40 @@
 
 Bit-identical to src/tensor/blocks.cpp; tests/converter/test_quants.py holds a scalar reference."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 
 from . import ConversionError
-
-BLOCK = 32
-TYPES = ("F32", "F16", "BF16", "Q80", "Q40")
 
 # Values worked on at once: few enough for the caches, and so many that threads seldom wait for Python's lock.
 _CHUNK = 1 << 19
 
 
+def block_values(dtype: str) -> int:
+    """Values that are stored together; rows of a tensor are whole blocks."""
+    return BLOCK_TYPES[dtype].values if dtype in BLOCK_TYPES else 1
+
+
 def stored_bytes(dtype: str, values: int) -> int:
-    """Bytes of `values` consecutive values; a multiple of 32 for the quantised types."""
-    if dtype in ("Q80", "Q40"):
-        return values // BLOCK * (34 if dtype == "Q80" else 18)
-    return values * (4 if dtype == "F32" else 2)
+    """Bytes of `values` consecutive values; a multiple of block_values(dtype)."""
+    return values // block_values(dtype) * (BLOCK_TYPES[dtype].bytes if dtype in BLOCK_TYPES else FLOAT_TYPES[dtype])
 
 
 def encode(dtype: str, values: np.ndarray, quality: str = "fast") -> np.ndarray:
     """float32 values (any shape, rows of whole blocks) to a flat uint8 array. `quality` "best" tries several scales for
-    each block of Q40. Raises ConversionError for NaN, infinities and, in F16, Q80 and Q40, for values that leave the
-    range."""
+    each block of Q40. Raises ConversionError for NaN, infinities and, in F16 and quantised types, for values that leave
+    the range."""
     flat = np.ascontiguousarray(values, np.float32).reshape(-1)
-    if dtype in ("Q80", "Q40"):
+    if dtype in BLOCK_TYPES:
+        kind = BLOCK_TYPES[dtype]
+        encode_blocks = kind.encode_best if quality == "best" else kind.encode
         out = np.empty(stored_bytes(dtype, flat.size), np.uint8)
-        encode_q40 = _encode_q40_best if quality == "best" else _encode_q40
-        encode_blocks = encode_q40 if dtype == "Q40" else _encode_q80
         for begin in range(0, flat.size, _CHUNK):
             part = flat[begin : begin + _CHUNK]
             at = stored_bytes(dtype, begin)
-            out[at : at + stored_bytes(dtype, part.size)] = encode_blocks(part.reshape(-1, BLOCK)).reshape(-1)
+            out[at : at + stored_bytes(dtype, part.size)] = encode_blocks(part.reshape(-1, kind.values)).reshape(-1)
         return out
     if not np.isfinite(flat).all():
         raise ConversionError("holds values that are not numbers")
@@ -127,3 +130,19 @@ def _encode_q80(x: np.ndarray) -> np.ndarray:
     out[:, :2] = half.view(np.uint8).reshape(-1, 2)
     out[:, 2:] = y.astype(np.int8).view(np.uint8).T
     return out
+
+
+class BlockType(NamedTuple):
+    values: int  # of a block
+    bytes: int
+    head_bytes: int  # before the values: f16 scales
+    encode: Callable[[np.ndarray], np.ndarray]  # (blocks, values) float32 to (blocks, bytes) uint8
+    encode_best: Callable[[np.ndarray], np.ndarray]
+
+
+FLOAT_TYPES = {"F32": 4, "F16": 2, "BF16": 2}
+BLOCK_TYPES = {
+    "Q80": BlockType(32, 34, 2, _encode_q80, _encode_q80),
+    "Q40": BlockType(32, 18, 2, _encode_q40, _encode_q40_best),
+}
+TYPES = (*FLOAT_TYPES, *BLOCK_TYPES)

@@ -198,7 +198,8 @@ void ClusterForward::makePlan() {
         memory.push_back(link->node.memory);
         names.push_back(link->address.text());
     }
-    setup_.placement = options_.placement ? *options_.placement : choosePlacement(arch_, setup_.nodes);
+    const int unit = cutUnit(arch_, [&](const std::string& tensor) { return setup_.typeOf(tensor); });
+    setup_.placement = options_.placement ? *options_.placement : choosePlacement(arch_, setup_.nodes, unit);
     plan_ = planWithinMemory(arch_, setup_.nodes, setup_.placement, setup_.expertUse, file_, limits_, memory, names);
     setup_.planHash = plan_.hash();
     checkFrames(arch_, plan_, limits_, file_.info("token_embedding.weight").dtype, options_.wire);

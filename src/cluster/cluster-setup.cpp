@@ -153,6 +153,11 @@ uint64_t weightsId(const ModelFile& file) {
     return id;
 }
 
+DType ClusterSetup::typeOf(const std::string& tensor) const {
+    const auto found = exceptions.find(tensor);
+    return found == exceptions.end() ? weightType : found->second;
+}
+
 void describeModel(const ModelFile& file, const Architecture& arch, ClusterSetup& setup) {
     setup.config = arch.config;
     setup.modelId = weightsId(file);
@@ -229,8 +234,9 @@ ShardPlan planWithinMemory(const Architecture& arch, std::vector<NodeSpec>& node
     const std::vector<NodeSpec> wanted = nodes;
     std::vector<double> caps(nodes.size(), 1.0);  // the share of the work that a node can hold, as far as is known
     std::vector<double> shares = sharesWithin(caps, wanted);
+    const int unit = cutUnit(arch, [&](const std::string& tensor) { return source.info(tensor).dtype; });
     for (int round = 0;; round++) {
-        ShardPlan plan = makeShardPlan(arch, nodes, placement, use);
+        ShardPlan plan = makeShardPlan(arch, nodes, placement, use, unit);
         std::vector<MemoryNeed> needs;
         bool fits = true, mayFit = round < kRounds;
         for (int rank = 0; rank < plan.nRanks(); rank++) {
@@ -241,7 +247,7 @@ ShardPlan planWithinMemory(const Architecture& arch, std::vector<NodeSpec>& node
             // The need grows about linearly with the share, from what a node without work needs.
             std::vector<NodeSpec> idle(nodes.size(), NodeSpec{1.0});
             idle[rank].weight = kIdleWeight;
-            const ShardPlan without = makeShardPlan(arch, idle, placement, use);
+            const ShardPlan without = makeShardPlan(arch, idle, placement, use, unit);
             const auto least = static_cast<double>(memoryNeed(arch, without, rank, source, limits).total());
             mayFit = mayFit && least < room;
             caps[rank] = kNarrower * shares[rank] * (room - least) / (need - least);

@@ -26,6 +26,8 @@ struct ClusterSetup {
     DType weightType = DType::F32;
     /// Tensors that are stored in another type than their kind.
     std::unordered_map<std::string, DType> exceptions;
+    /// Of a weight.
+    DType typeOf(const std::string& tensor) const;
     std::vector<NodeSpec> nodes;
     ExpertPlacement placement = ExpertPlacement::Sliced;
     ExpertUse expertUse;

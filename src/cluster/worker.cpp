@@ -26,8 +26,7 @@ constexpr std::chrono::seconds kAnswerLimit{5};
 constexpr Deadline kNoDeadline = Deadline::max();
 
 DType embeddingType(const ClusterSetup& setup) {
-    const auto found = setup.exceptions.find("token_embedding.weight");
-    return found == setup.exceptions.end() ? setup.weightType : found->second;
+    return setup.typeOf("token_embedding.weight");
 }
 
 /// This node's rank, or an error if it has none.
@@ -258,7 +257,8 @@ void Worker::load(Session& session, Connection& root, const ClusterSetup& setup)
     const int rank = rankOf(setup, session.hello.server, root.peer());
     auto next = std::make_unique<Loaded>();
     next->arch = makeArchitecture(setup.config);
-    next->plan = makeShardPlan(next->arch, setup.nodes, setup.placement, setup.expertUse);
+    const int unit = cutUnit(next->arch, [&](const std::string& tensor) { return setup.typeOf(tensor); });
+    next->plan = makeShardPlan(next->arch, setup.nodes, setup.placement, setup.expertUse, unit);
     if (next->plan.hash() != setup.planHash)
         throw ProtocolError("{}: its plan for {} ranks is not what this worker computes", root.peer(),
                             next->plan.nRanks());

@@ -42,17 +42,17 @@ size_t bytesFor(const Shape& shape, int groupRows) {
     return alignUp(static_cast<size_t>(rows) * storedBytes(shape.dtype, shape.cols));
 }
 
-/// Writes one row of stored blocks to its place in the packed groups (see WeightView). kParts is 4 for Q40, 8 for Q80.
-template <int kParts>
+/// Writes one row of stored blocks to its place in the packed groups (see WeightView).
+template <DType kType>
 void packRow(const std::byte* stored, int64_t nBlocks, int64_t row, int groupRows, std::byte* packed) {
-    constexpr size_t kStored = 2 + 4 * kParts;
-    const size_t blockBytes = kStored * static_cast<size_t>(groupRows);
-    const auto lane = static_cast<size_t>(row % groupRows);
-    std::byte* to = packed + static_cast<size_t>(row / groupRows * nBlocks) * blockBytes;
-    for (int64_t b = 0; b < nBlocks; b++, stored += kStored, to += blockBytes) {
-        std::memcpy(to + 2 * lane, stored, 2);
-        for (size_t part = 0; part < kParts; part++)
-            std::memcpy(to + 2 * groupRows + (part * groupRows + lane) * 4, stored + 2 + 4 * part, 4);
+    constexpr size_t kHead = dtypeInfo(kType).headBytes, kStored = blockBytes(kType);
+    const auto rows = static_cast<size_t>(groupRows), lane = static_cast<size_t>(row % groupRows);
+    std::byte* to = packed + static_cast<size_t>(row / groupRows * nBlocks) * kStored * rows;
+    for (int64_t b = 0; b < nBlocks; b++, stored += kStored, to += kStored * rows) {
+        std::memcpy(to + kHead * lane, stored, kHead);
+        std::byte* words = to + kHead * rows;
+        for (size_t word = 0; word < (kStored - kHead) / 4; word++)
+            std::memcpy(words + (word * rows + lane) * 4, stored + kHead + 4 * word, 4);
     }
 }
 
@@ -78,16 +78,10 @@ std::unique_ptr<CpuMatrix> fillMatrix(const TensorSource& source, const MatrixSp
             from = copy;
         }
         for (int64_t i = 0; i < slice.rows(); i++, row++, from += rowBytes) {
-            switch (shape.dtype) {
-                case DType::Q40:
-                    packRow<4>(from, shape.cols / kBlockValues, row, groupRows, memory);
-                    break;
-                case DType::Q80:
-                    packRow<8>(from, shape.cols / kBlockValues, row, groupRows, memory);
-                    break;
-                default:
-                    matrix->rowPointers.push_back(from);
-            }
+            const bool packed = withQuantized(shape.dtype, [&](auto type) {
+                packRow<type>(from, shape.cols / blockValues(type), row, groupRows, memory);
+            });
+            if (!packed) matrix->rowPointers.push_back(from);
         }
         if (!shape.inPlace) source.release(slice);
     }

@@ -89,7 +89,7 @@ inline InputView inputView(const Activations& a) {
 /// a packed group may add (see CpuKernels::Multiply).
 inline void multiply(const CpuKernels& kernels, const CpuMatrix& w, int64_t row, int nRows, const InputView& x,
                      const int32_t* inputRows, int nInputs, float* out, int stride) {
-    kernels.multiply[static_cast<int>(w.dtype)](w.view, row, nRows, x, inputRows, nInputs, out, stride);
+    kernels.multiply.of[static_cast<int>(w.dtype)](w.view, row, nRows, x, inputRows, nInputs, out, stride);
     if (w.bias.empty()) return;
     for (int i = 0; i < nInputs; i++)
         for (int r = 0; r < nRows; r++) out[i * stride + r] += w.bias[row + r];

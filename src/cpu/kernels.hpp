@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "base/cpu-features.hpp"
+#include "tensor/dtype.hpp"
 
 /// The inner loops of the CPU backend, one table for each instruction set (src/cpu/isa). They take pointers and sizes
 /// only, never throw, and give each output element the same bits whatever else is computed in the same call.
@@ -11,11 +12,10 @@ namespace dllama {
 
 /// A weight matrix as the kernels read it.
 ///
-/// Q40 and Q80 lie in groups of `groupRows` rows, so that one int32 lane of a vector belongs to one row. A group is a
-/// sequence of blocks (32 columns of its rows); with R = groupRows a block is
-///     f16 scales[R]
-///     Q40: 4 times R x 4 bytes: byte i of row r in part j holds column 4j + i (low half) and 4j + i + 16 (high half)
-///     Q80: 8 times R x 4 bytes: byte i of row r in part j is column 4j + i
+/// Quantised types lie in groups of `groupRows` rows, so that one int32 lane of a vector belongs to one row. A group is
+/// a sequence of blocks (the block's columns of its rows); with R = groupRows a block is
+///     R x headBytes of the type: each row's head (scales)
+///     the rest of each row's stored block in words of 4 bytes: word 0 of R rows, word 1 of R rows, ...
 /// The last group is filled with rows of zeros.
 ///
 /// F32, F16 and BF16 are read where they lie; `rows` has a pointer to each row.
@@ -65,10 +65,12 @@ struct CpuKernels {
 
     /// Products of the rows [row, row + nRows) with the inputs inputRows[0..nInputs): out[i * stride + r] is row
     /// row + r times input i. For quantised weights row is a multiple of groupRows, and nRows is rounded up to one:
-    /// out must have room for that. Indexed by DType.
+    /// out must have room for that.
     using Multiply = void (*)(const WeightView& w, int64_t row, int nRows, const InputView& x, const int32_t* inputRows,
                               int nInputs, float* out, int stride) noexcept;
-    Multiply multiply[5];
+    struct MultiplyTable {
+        Multiply of[kNDTypes];  // by DType
+    } multiply;
 
     /// n values (a multiple of 32) to Q80, rounded as quantizeQ80 does.
     void (*quantize)(const float* x, int64_t n, InputBlock* out) noexcept;

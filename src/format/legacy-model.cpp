@@ -1,5 +1,6 @@
 #include "format/legacy-model.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/errors.hpp"
@@ -130,14 +131,14 @@ std::optional<HeaderPairs> legacyHeader(const ModelConfig& c, DType weightType) 
                             isIntegral(c.ropeScaling.highFreqFactor) && isIntegral(c.ropeScaling.originalMaxPositions);
     if (!plainRope && !statedRope) return std::nullopt;
     if (c.normEps != 1e-5 && c.normEps != 1e-6) return std::nullopt;
-    if (c.attentionBias || c.nNextnLayers > 0 || weightType == DType::BF16 || c.rotaryDim != c.headDim)
+    const auto* const stated = std::find(std::begin(kWeightTypes), std::end(kWeightTypes), weightType);
+    if (c.attentionBias || c.nNextnLayers > 0 || stated == std::end(kWeightTypes) || c.rotaryDim != c.headDim)
         return std::nullopt;
     if (c.isMoe() && !(c.normTopkProb && c.firstMoeLayer == 0 && c.nSharedExperts == 0 && c.nGroups == 1 &&
                        c.routedScalingFactor == 1.0 && c.scoringFunc == "softmax"))
         return std::nullopt;
 
-    int32_t type = 0;
-    while (kWeightTypes[type] != weightType) type++;
+    const auto type = static_cast<int32_t>(stated - kWeightTypes);
     HeaderPairs pairs = {{kVersion, 0},
                          {kArchType, arch},
                          {kHiddenAct, 1},

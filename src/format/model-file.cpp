@@ -51,7 +51,7 @@ Entry parseEntry(const json& item, size_t index, const std::string& origin) {
     }
     if (entry.info.cols % blockValues(entry.info.dtype) != 0)
         throw FormatError("{}: tensor {}: {} columns are no multiple of {}, the block length of {}", origin,
-                          entry.info.name, entry.info.cols, kBlockValues, dtypeName(entry.info.dtype));
+                          entry.info.name, entry.info.cols, blockValues(entry.info.dtype), dtypeName(entry.info.dtype));
     return entry;
 }
 
@@ -106,7 +106,7 @@ void ModelFile::openLegacy(const std::vector<std::pair<int32_t, int32_t>>& pairs
         const TensorInfo& tensor = tensors_[i];
         if (tensor.cols % blockValues(tensor.dtype) != 0)
             throw FormatError("{}: tensor {}: {} columns are no multiple of {}", path(), tensor.name, tensor.cols,
-                              kBlockValues);
+                              blockValues(tensor.dtype));
         if (tensor.bytes() > bytes() - offset)
             throw FormatError("{}: tensor {} needs {} bytes at offset {}, the file has {}: it is truncated", path(),
                               tensor.name, tensor.bytes(), offset, bytes());

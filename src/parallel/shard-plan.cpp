@@ -63,9 +63,16 @@ std::vector<int> placeExperts(int nExperts, const std::vector<double>& use, cons
 
 }  // namespace
 
-ExpertPlacement choosePlacement(const Architecture& arch, const std::vector<NodeSpec>& nodes) {
+int cutUnit(const Architecture& arch, const std::function<DType(const std::string& tensor)>& typeOf) {
+    int unit = kBlockValues;
+    for (const TensorDecl& decl : declareTensors(arch))
+        if (decl.isWeight) unit = std::lcm(unit, blockValues(typeOf(decl.name)));
+    return unit;
+}
+
+ExpertPlacement choosePlacement(const Architecture& arch, const std::vector<NodeSpec>& nodes, int unit) {
     constexpr double kTolerated = 1.25;  // of the time if blocks could be divided: what the slowest may take
-    const int units = arch.config.moeIntermediateSize / kBlockValues;
+    const int units = arch.config.moeIntermediateSize / unit;
     const std::vector<int> counts = deal(units, nodes);
     double weights = 0.0, slowest = 0.0;
     for (size_t rank = 0; rank < nodes.size(); rank++) {
@@ -76,7 +83,8 @@ ExpertPlacement choosePlacement(const Architecture& arch, const std::vector<Node
 }
 
 ShardPlan makeShardPlan(const Architecture& arch, const std::vector<NodeSpec>& nodes, ExpertPlacement placement,
-                        const ExpertUse& use) {
+                        const ExpertUse& use, int unit) {
+    DLLAMA_CHECK(unit > 0 && unit % kBlockValues == 0);
     if (nodes.empty() || nodes.size() > kMaxRanks)
         throw ConfigError("a cluster of {} nodes: must be 1 to {}", nodes.size(), kMaxRanks);
     for (const NodeSpec& node : nodes)
@@ -88,11 +96,11 @@ ShardPlan makeShardPlan(const Architecture& arch, const std::vector<NodeSpec>& n
     plan.headDim_ = c.headDim;
     plan.group_ = c.nHeads / c.nKvHeads;
     // The columns of the attention output follow the heads and must fall on whole blocks.
-    const int headUnit = kBlockValues / std::gcd(kBlockValues, c.headDim);
+    const int headUnit = unit / std::gcd(unit, c.headDim);
     const std::vector<Span> heads = cut(c.nHeads, headUnit, nodes);
-    const std::vector<Span> ffn = cut(c.intermediateSize, kBlockValues, nodes);
-    const std::vector<Span> experts = cut(c.moeIntermediateSize, kBlockValues, nodes);
-    const std::vector<Span> shared = cut(c.nSharedExperts * c.moeIntermediateSize, kBlockValues, nodes);
+    const std::vector<Span> ffn = cut(c.intermediateSize, unit, nodes);
+    const std::vector<Span> experts = cut(c.moeIntermediateSize, unit, nodes);
+    const std::vector<Span> shared = cut(c.nSharedExperts * c.moeIntermediateSize, unit, nodes);
     if (placement == ExpertPlacement::Whole && c.isMoe()) {
         if (!use.empty() && use.size() != static_cast<size_t>(c.nLayers))
             throw ConfigError("the recorded use of experts has {} layers, the model {}", use.size(), c.nLayers);

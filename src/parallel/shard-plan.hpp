@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -38,9 +39,13 @@ struct NodeSpec {
 /// makes longer rows but leaves ranks idle when a token's experts are elsewhere.
 enum class ExpertPlacement { Sliced, Whole };
 
-/// Sliced where every node gets about what its weight asks for, whole where blocks of 32 values divide too unevenly for
-/// that.
-ExpertPlacement choosePlacement(const Architecture& arch, const std::vector<NodeSpec>& nodes);
+/// The values that inner dimensions are cut at: whole blocks of every weight's type, and of the activations that meet
+/// them.
+int cutUnit(const Architecture& arch, const std::function<DType(const std::string& tensor)>& typeOf);
+
+/// Sliced where every node gets about what its weight asks for, whole where pieces of `unit` values divide too unevenly
+/// for that.
+ExpertPlacement choosePlacement(const Architecture& arch, const std::vector<NodeSpec>& nodes, int unit = kBlockValues);
 
 /// How often each expert of each layer was chosen: (layer, expert). Empty: all alike.
 using ExpertUse = std::vector<std::vector<double>>;
@@ -59,7 +64,7 @@ class ShardPlan {
 
   private:
     friend ShardPlan makeShardPlan(const Architecture& arch, const std::vector<NodeSpec>& nodes,
-                                   ExpertPlacement placement, const ExpertUse& use);
+                                   ExpertPlacement placement, const ExpertUse& use, int unit);
     /// The first rank whose part is not empty.
     int firstWith(Span RankShare::*part) const;
 
@@ -69,10 +74,11 @@ class ShardPlan {
     int group_ = 1;
 };
 
-/// 1 to 64 nodes of any relative weights; rank r is node r. Cuts fall on whole heads and on multiples of 32 values, so
-/// a tiny model may leave a rank without work. Throws ConfigError for impossible nodes.
+/// 1 to 64 nodes of any relative weights; rank r is node r. Cuts fall on whole heads and on multiples of `unit` values
+/// (cutUnit), so a tiny model may leave a rank without work. Throws ConfigError for impossible nodes.
 ShardPlan makeShardPlan(const Architecture& arch, const std::vector<NodeSpec>& nodes,
-                        ExpertPlacement placement = ExpertPlacement::Sliced, const ExpertUse& use = {});
+                        ExpertPlacement placement = ExpertPlacement::Sliced, const ExpertUse& use = {},
+                        int unit = kBlockValues);
 
 /// Everything that `rank` computes with, in the model's order: what a worker must be sent. The embedding table is not
 /// among it, unless it is the output head too.

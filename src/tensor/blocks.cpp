@@ -45,6 +45,33 @@ void quantizeQ80(const float* x, BlockQ80* out, int64_t n) {
     }
 }
 
+namespace {
+
+// One quantize and one dequantize for each quantised type: n values, whole blocks, from or to bytes aligned or not.
+
+void dequantizeQ80(const std::byte* bytes, float* out, int64_t n) {
+    for (int64_t block = 0; block < n / kBlockValues; block++, out += kBlockValues) {
+        BlockQ80 b;
+        std::memcpy(&b, bytes + block * sizeof b, sizeof b);
+        const float d = f16ToF32(b.d);
+        for (int j = 0; j < kBlockValues; j++) out[j] = static_cast<float>(b.values[j]) * d;
+    }
+}
+
+void dequantizeQ40(const std::byte* bytes, float* out, int64_t n) {
+    for (int64_t block = 0; block < n / kBlockValues; block++, out += kBlockValues) {
+        BlockQ40 b;
+        std::memcpy(&b, bytes + block * sizeof b, sizeof b);
+        const float d = f16ToF32(b.d);
+        for (int j = 0; j < 16; j++) {
+            out[j] = static_cast<float>((b.nibbles[j] & 15) - 8) * d;
+            out[j + 16] = static_cast<float>((b.nibbles[j] >> 4) - 8) * d;
+        }
+    }
+}
+
+}  // namespace
+
 void dequantize(DType type, const void* data, float* out, int64_t n) {
     const auto* bytes = static_cast<const std::byte*>(data);
     switch (type) {
@@ -60,24 +87,9 @@ void dequantize(DType type, const void* data, float* out, int64_t n) {
             }
             return;
         case DType::Q80:
-            for (int64_t block = 0; block < n / kBlockValues; block++, out += kBlockValues) {
-                BlockQ80 b;
-                std::memcpy(&b, bytes + block * sizeof b, sizeof b);
-                const float d = f16ToF32(b.d);
-                for (int j = 0; j < kBlockValues; j++) out[j] = static_cast<float>(b.values[j]) * d;
-            }
-            return;
+            return dequantizeQ80(bytes, out, n);
         case DType::Q40:
-            for (int64_t block = 0; block < n / kBlockValues; block++, out += kBlockValues) {
-                BlockQ40 b;
-                std::memcpy(&b, bytes + block * sizeof b, sizeof b);
-                const float d = f16ToF32(b.d);
-                for (int j = 0; j < 16; j++) {
-                    out[j] = static_cast<float>((b.nibbles[j] & 15) - 8) * d;
-                    out[j + 16] = static_cast<float>((b.nibbles[j] >> 4) - 8) * d;
-                }
-            }
-            return;
+            return dequantizeQ40(bytes, out, n);
     }
 }
 
@@ -94,11 +106,9 @@ void quantize(DType type, const float* x, void* out, int64_t n) {
             for (int64_t i = 0; i < n; i++) halves[i] = f32ToBf16(x[i]);
             return;
         case DType::Q80:
-            quantizeQ80(x, static_cast<BlockQ80*>(out), n);
-            return;
+            return quantizeQ80(x, static_cast<BlockQ80*>(out), n);
         case DType::Q40:
-            quantizeQ40(x, static_cast<BlockQ40*>(out), n);
-            return;
+            return quantizeQ40(x, static_cast<BlockQ40*>(out), n);
     }
 }
 

@@ -42,7 +42,7 @@ std::vector<float> normalizeInLanes(Norm::Kind kind, float eps, const std::vecto
 }  // namespace
 
 TEST_P(Conformance, Embed) {
-    for (const DType type : {DType::F32, DType::F16, DType::BF16, DType::Q80, DType::Q40}) {
+    for (const DType type : allTypes()) {
         const int cols = 96, nTokens = 5;
         const std::vector<float> values = randoms(static_cast<size_t>(nTokens) * cols);
         const size_t rowBytes = storedBytes(type, cols);

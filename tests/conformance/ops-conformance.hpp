@@ -17,6 +17,18 @@
 /// and is linked with the *-conformance.cpp files beside this header.
 namespace dllama {
 
+inline std::vector<DType> allTypes() {
+    std::vector<DType> types;
+    for (const DTypeInfo& info : kDTypes) types.push_back(info.type);
+    return types;
+}
+inline std::vector<DType> quantizedTypes() {
+    std::vector<DType> types;
+    for (const DType type : allTypes())
+        if (isQuantized(type)) types.push_back(type);
+    return types;
+}
+
 struct BackendUnderTest {
     std::string label;  // letters, digits and _
     /// nThreads means something on a CPU only.

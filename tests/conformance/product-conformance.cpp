@@ -10,8 +10,6 @@ namespace dllama {
 
 namespace {
 
-constexpr DType kTypes[] = {DType::F32, DType::F16, DType::BF16, DType::Q80, DType::Q40};
-
 struct Size {
     int rows, cols, nTokens;
 };
@@ -30,7 +28,7 @@ std::string label(DType type, const Size& size) {
 }  // namespace
 
 TEST_P(Conformance, Linear) {
-    for (const DType type : kTypes) {
+    for (const DType type : allTypes()) {
         for (const Size& size : sizesOf(type)) {
             SCOPED_TRACE(label(type, size));
             const TensorSlice weight = addTensor("w", type, size.rows, size.cols);
@@ -96,7 +94,7 @@ TEST_P(Conformance, PrefetchChangesNothing) {
 }
 
 TEST_P(Conformance, LinearOfStackedAndCutTensors) {
-    for (const DType type : kTypes) {
+    for (const DType type : allTypes()) {
         SCOPED_TRACE(dtypeName(type));
         const int cols = 192, nTokens = 5;
         TensorSlice q = addTensor("q", type, 50, cols), k = addTensor("k", type, 11, cols);
@@ -127,7 +125,7 @@ TEST_P(Conformance, LinearOfLargestInt8Values) {
     const int rows = 20, cols = 256;
     std::vector<float> values(rows * cols);
     for (int i = 0; i < rows * cols; i++) values[i] = (i / cols) % 2 ? -8.0f : (i % 32 == 0 ? -8.0f : 7.0f);
-    for (const DType type : {DType::Q40, DType::Q80}) {
+    for (const DType type : quantizedTypes()) {
         source_.add("w", type, rows, cols, values);
         for (const float sign : {1.0f, -1.0f}) {
             const std::vector<float> in(cols, sign);
@@ -147,7 +145,7 @@ TEST_P(Conformance, LinearOfLargestInt8Values) {
 }
 
 TEST_P(Conformance, HeadOfGatheredRows) {
-    for (const DType type : kTypes) {
+    for (const DType type : allTypes()) {
         SCOPED_TRACE(dtypeName(type));
         const int rows = 77, cols = 96, nTokens = 6;
         const std::vector<int32_t> wanted = {1, 4, 5};
@@ -171,7 +169,7 @@ TEST_P(Conformance, HeadOfGatheredRows) {
 }
 
 TEST_P(Conformance, FfnUp) {
-    for (const DType type : kTypes) {
+    for (const DType type : allTypes()) {
         for (const int nTokens : {1, 3, 70}) {
             for (const Activation act : {Activation::Silu, Activation::GeluTanh}) {
                 for (const bool gated : {true, false}) {
@@ -235,7 +233,7 @@ TEST_P(Conformance, OperationsWriteTheQuantisedForm) {
 }
 
 TEST_P(Conformance, Experts) {
-    for (const DType type : kTypes) {
+    for (const DType type : allTypes()) {
         const int nExperts = 8, topK = 3, dim = 64, ffDim = 96, nTokens = 150;
         SCOPED_TRACE(dtypeName(type));
         const std::vector<ExpertSpec> specs = addExperts(type, nExperts, dim, ffDim, 0.3f);
@@ -267,7 +265,7 @@ TEST_P(Conformance, Experts) {
 
 TEST_P(Conformance, MoeOp) {
     // A shared FFN of the experts' type, or of another one, and of another width.
-    for (const DType type : kTypes) {
+    for (const DType type : allTypes()) {
         for (const DType sharedType : {type, DType::Q80}) {
             for (const int nTokens : {1, 5, 40}) {
                 const int nExperts = 8, topK = 3, dim = 160, ffDim = 96, sharedDim = 224;
@@ -312,7 +310,7 @@ TEST_P(Conformance, MoeOp) {
 }
 
 TEST_P(Conformance, OneExpertIsFfnUpAndLinear) {
-    for (const DType type : kTypes) {
+    for (const DType type : allTypes()) {
         SCOPED_TRACE(dtypeName(type));
         const int dim = 96, ffDim = 160, nTokens = 7;
         const TensorSlice gate = addTensor("gate", type, ffDim, dim, 0.3f),

@@ -403,7 +403,8 @@ TEST_F(EngineTest, ScoresComeOnceEachWhateverIsLost) {
 
 TEST(EngineLegacy, RunsEveryFamilyAndType) {
     for (const char* architecture : {"llama", "qwen3", "qwen3moe", "glm", "glm4", "glm4moe", "chatglm"}) {
-        for (DType type : {DType::F32, DType::F16, DType::BF16, DType::Q80, DType::Q40}) {
+        for (const DTypeInfo& info : kDTypes) {
+            const DType type = info.type;
             const std::string path = testing::TempDir() + "/engine-types.m";
             writeTinyModel(path, tinyConfig(architecture), type);
             ModelUnderTest model(path, [](ThreadPool&) { return makeReferenceBackend(); }, 1, {.maxTokens = 64});

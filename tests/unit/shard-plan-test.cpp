@@ -131,6 +131,25 @@ class Shapes final : public TensorSource {
 
 }  // namespace
 
+TEST(ShardPlan, CutsFallOnWholeBlocksOfTheWidestType) {
+    const Architecture arch = makeArchitecture(test::tinyConfig("glm4moe"));
+    const Shapes shapes(arch);
+    EXPECT_EQ(cutUnit(arch, [&](const std::string& tensor) { return shapes.info(tensor).dtype; }), 32);
+    EXPECT_EQ(cutUnit(arch, [](const std::string&) { return DType::F32; }), kBlockValues);
+    constexpr int kUnit = 64;  // of a type with longer blocks
+    for (int n = 1; n <= 5; n++) {
+        const ShardPlan plan = makeShardPlan(arch, evenNodes(n), ExpertPlacement::Sliced, {}, kUnit);
+        for (const TensorDecl& tensor : declareTensors(arch)) {
+            for (int rank = 0; tensor.isWeight && rank < n; rank++) {
+                const auto slice = plan.slice(tensor, rank);
+                if (!slice) continue;
+                EXPECT_EQ(slice->colBegin % kUnit, 0) << tensor.name;
+                EXPECT_TRUE(slice->colEnd % kUnit == 0 || slice->colEnd == tensor.cols) << tensor.name;
+            }
+        }
+    }
+}
+
 TEST(ShardPlan, SlicesTileEveryTensor) {
     forEachPlan([](const Architecture& arch, const std::vector<NodeSpec>& nodes, const ShardPlan& plan) {
         const int n = static_cast<int>(nodes.size());

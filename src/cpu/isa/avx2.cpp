@@ -120,53 +120,45 @@ inline Ints inputPart(const InputBlock& input, int part) {
     __builtin_memcpy(&four, input.values + 4 * part, 4);
     return _mm256_set1_epi32(four);
 }
-inline Ints loadPart(const std::byte* p, int part) {
-    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p) + part);
+
+using Bytes = __m256i;
+
+inline Bytes loadBytes(const std::byte* p, int word) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p) + word);
+}
+inline Bytes lowNibbles(Bytes both) {
+    return _mm256_and_si256(both, _mm256_set1_epi8(15));
+}
+inline Bytes highNibbles(Bytes both) {
+    return _mm256_and_si256(_mm256_srli_epi16(both, 4), _mm256_set1_epi8(15));
 }
 
-struct WeightsQ40 {
-    static constexpr int kBytes = 16 * kLanes;
-    Ints parts[8];  // the stored half bytes 0..15, which stand for -8..7
+template <int kOffsetBits>
+inline Ints dotNibbles(const Bytes (&parts)[8], const InputBlock& input) {
+    // At most 16 products of 15 * 127 meet in an int16: 30480.
+    Ints even = _mm256_maddubs_epi16(parts[0], inputPart(input, 0));
+    Ints odd = _mm256_maddubs_epi16(parts[1], inputPart(input, 1));
+    for (int j = 2; j < 8; j += 2) {
+        even = _mm256_add_epi16(even, _mm256_maddubs_epi16(parts[j], inputPart(input, j)));
+        odd = _mm256_add_epi16(odd, _mm256_maddubs_epi16(parts[j + 1], inputPart(input, j + 1)));
+    }
+    const Ints sum = _mm256_madd_epi16(_mm256_add_epi16(even, odd), _mm256_set1_epi16(1));
+    return _mm256_sub_epi32(sum, _mm256_slli_epi32(_mm256_set1_epi32(input.sum), kOffsetBits));
+}
 
-    void load(const std::byte* p) {
-        const Ints mask = _mm256_set1_epi8(15);
-        for (int j = 0; j < 4; j++) {
-            const Ints both = loadPart(p, j);
-            parts[j] = _mm256_and_si256(both, mask);
-            parts[j + 4] = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
-        }
+inline Bytes signedBytes(Bytes bytes) {
+    return bytes;
+}
+inline Ints dotBytes(const Bytes (&parts)[8], const InputBlock& input) {
+    // w x = |w| (sign of w) x, for maddubs takes one operand without sign. Activations are never -128.
+    Ints sum = zeroInts();
+    for (int j = 0; j < 8; j++) {
+        const Ints pairs =
+            _mm256_maddubs_epi16(_mm256_abs_epi8(parts[j]), _mm256_sign_epi8(inputPart(input, j), parts[j]));
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
     }
-    Ints dot(const InputBlock& input) const {
-        // At most 16 products of 15 * 127 meet in an int16: 30480.
-        Ints even = _mm256_maddubs_epi16(parts[0], inputPart(input, 0));
-        Ints odd = _mm256_maddubs_epi16(parts[1], inputPart(input, 1));
-        for (int j = 2; j < 8; j += 2) {
-            even = _mm256_add_epi16(even, _mm256_maddubs_epi16(parts[j], inputPart(input, j)));
-            odd = _mm256_add_epi16(odd, _mm256_maddubs_epi16(parts[j + 1], inputPart(input, j + 1)));
-        }
-        const Ints sum = _mm256_madd_epi16(_mm256_add_epi16(even, odd), _mm256_set1_epi16(1));
-        return _mm256_sub_epi32(sum, _mm256_slli_epi32(_mm256_set1_epi32(input.sum), 3));
-    }
-};
-
-struct WeightsQ80 {
-    static constexpr int kBytes = 32 * kLanes;
-    Ints parts[8];
-
-    void load(const std::byte* p) {
-        for (int j = 0; j < 8; j++) parts[j] = loadPart(p, j);
-    }
-    Ints dot(const InputBlock& input) const {
-        // w x = |w| (sign of w) x, for maddubs takes one operand without sign. Activations are never -128.
-        Ints sum = zeroInts();
-        for (int j = 0; j < 8; j++) {
-            const Ints pairs =
-                _mm256_maddubs_epi16(_mm256_abs_epi8(parts[j]), _mm256_sign_epi8(inputPart(input, j), parts[j]));
-            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-        }
-        return sum;
-    }
-};
+    return sum;
+}
 
 }  // namespace
 }  // namespace dllama

@@ -129,14 +129,24 @@ inline Ints inputPart(const InputBlock& input, int part) {
     __builtin_memcpy(&four, input.values + 4 * part, 4);
     return _mm512_set1_epi32(four);
 }
-inline Ints loadPart(const std::byte* p, int part) {
-    return _mm512_loadu_si512(p + 64 * part);
+
+using Bytes = __m512i;
+
+inline Bytes loadBytes(const std::byte* p, int word) {
+    return _mm512_loadu_si512(p + 64 * word);
+}
+inline Bytes lowNibbles(Bytes both) {
+    return _mm512_and_si512(both, _mm512_set1_epi8(15));
+}
+inline Bytes highNibbles(Bytes both) {
+    return _mm512_and_si512(_mm512_srli_epi16(both, 4), _mm512_set1_epi8(15));
 }
 
-/// Sum of the products of unsigned weights, less what their offset of 2^shift adds to it. Two chains, for dpbusd takes
-/// four to five cycles.
-inline Ints dotUnsigned(const Ints (&parts)[8], const InputBlock& input, int shift) {
-    Ints even = _mm512_set1_epi32(-(input.sum << shift));
+/// The sum of the products of unsigned weights, less what their offset of 2^kOffsetBits adds to it. Two chains, for
+/// dpbusd takes four to five cycles.
+template <int kOffsetBits>
+inline Ints dotNibbles(const Bytes (&parts)[8], const InputBlock& input) {
+    Ints even = _mm512_set1_epi32(-(input.sum << kOffsetBits));
     Ints odd = zeroInts();
     for (int j = 0; j < 8; j += 2) {
         even = _mm512_dpbusd_epi32(even, parts[j], inputPart(input, j));
@@ -145,30 +155,13 @@ inline Ints dotUnsigned(const Ints (&parts)[8], const InputBlock& input, int shi
     return _mm512_add_epi32(even, odd);
 }
 
-struct WeightsQ40 {
-    static constexpr int kBytes = 16 * kLanes;
-    Ints parts[8];  // the stored half bytes 0..15, which stand for -8..7
-
-    void load(const std::byte* p) {
-        const Ints mask = _mm512_set1_epi8(15);
-        for (int j = 0; j < 4; j++) {
-            const Ints both = loadPart(p, j);
-            parts[j] = _mm512_and_si512(both, mask);
-            parts[j + 4] = _mm512_and_si512(_mm512_srli_epi16(both, 4), mask);
-        }
-    }
-    Ints dot(const InputBlock& input) const { return dotUnsigned(parts, input, 3); }
-};
-
-struct WeightsQ80 {
-    static constexpr int kBytes = 32 * kLanes;
-    Ints parts[8];  // the values + 128
-
-    void load(const std::byte* p) {
-        for (int j = 0; j < 8; j++) parts[j] = _mm512_xor_si512(loadPart(p, j), _mm512_set1_epi8(-128));
-    }
-    Ints dot(const InputBlock& input) const { return dotUnsigned(parts, input, 7); }
-};
+/// dpbusd takes one operand without sign: w + 128, with an offset of 128.
+inline Bytes signedBytes(Bytes bytes) {
+    return _mm512_xor_si512(bytes, _mm512_set1_epi8(-128));
+}
+inline Ints dotBytes(const Bytes (&parts)[8], const InputBlock& input) {
+    return dotNibbles<7>(parts, input);
+}
 
 }  // namespace
 }  // namespace dllama

@@ -133,36 +133,44 @@ inline Floats sumEach(const Floats* v) {
     return floats([&](int i) { return sumLanes(v[i]); });
 }
 
-struct WeightsQ40 {
-    static constexpr int kBytes = 16 * kLanes;
-    const uint8_t* halves;
-
-    void load(const std::byte* p) { halves = reinterpret_cast<const uint8_t*>(p); }
-    Ints dot(const InputBlock& input) const {
-        return make<Ints>([&](int row) {
-            int32_t sum = -8 * input.sum;
-            for (int i = 0; i < 16; i++) {
-                const uint8_t both = halves[(i / 4 * kLanes + row) * 4 + i % 4];
-                sum += (both & 15) * input.values[i] + (both >> 4) * input.values[i + 16];
-            }
-            return sum;
-        });
-    }
+struct Bytes {
+    int8_t bytes[4 * kLanes];
 };
 
-struct WeightsQ80 {
-    static constexpr int kBytes = 32 * kLanes;
-    const int8_t* values;
+template <typename Byte>
+inline Bytes makeBytes(const Byte& byte) {
+    Bytes v;
+    for (int i = 0; i < 4 * kLanes; i++) v.bytes[i] = static_cast<int8_t>(byte(i));
+    return v;
+}
+inline Bytes loadBytes(const std::byte* p, int word) {
+    return loadAs<Bytes>(p + sizeof(Bytes) * word);
+}
+inline Bytes lowNibbles(const Bytes& both) {
+    return makeBytes([&](int i) { return both.bytes[i] & 15; });
+}
+inline Bytes highNibbles(const Bytes& both) {
+    return makeBytes([&](int i) { return static_cast<uint8_t>(both.bytes[i]) >> 4; });
+}
 
-    void load(const std::byte* p) { values = reinterpret_cast<const int8_t*>(p); }
-    Ints dot(const InputBlock& input) const {
-        return make<Ints>([&](int row) {
-            int32_t sum = 0;
-            for (int i = 0; i < 32; i++) sum += values[(i / 4 * kLanes + row) * 4 + i % 4] * input.values[i];
-            return sum;
-        });
-    }
-};
+inline Ints dotParts(int32_t start, const Bytes (&parts)[8], const InputBlock& input) {
+    return make<Ints>([&](int row) {
+        int32_t sum = start;
+        for (int j = 0; j < 8; j++)
+            for (int i = 0; i < 4; i++) sum += parts[j].bytes[4 * row + i] * input.values[4 * j + i];
+        return sum;
+    });
+}
+template <int kOffsetBits>
+inline Ints dotNibbles(const Bytes (&parts)[8], const InputBlock& input) {
+    return dotParts(-(input.sum * (1 << kOffsetBits)), parts, input);
+}
+inline Bytes signedBytes(const Bytes& bytes) {
+    return bytes;
+}
+inline Ints dotBytes(const Bytes (&parts)[8], const InputBlock& input) {
+    return dotParts(0, parts, input);
+}
 
 }  // namespace
 }  // namespace dllama

@@ -5,7 +5,12 @@
 //   add() sub() mul() div() mulAdd(a, b, c) = a * b + c, max() min() abs() round() toInts() toFloats() pow2()
 //   add(Ints, Ints) zeroInts() storeInt8()
 //   first() sumLanes() largestLane(), sumEach(v): lane i is the sum of v[i]
-//   struct WeightsQ40, WeightsQ80: a block of a packed group in registers: kBytes, load(), dot(InputBlock) -> Ints
+//   Bytes                      4 * kLanes bytes: four consecutive columns of each row of a group
+//   loadBytes() lowNibbles() highNibbles()
+//   dotNibbles(parts, input, offset)   the sums of a block's 8 parts of half bytes 0..15, which stand for 0 - offset
+//                              and so on; offset is a power of two
+//   signedBytes(bytes)         signed bytes in the form that dotBytes takes
+//   dotBytes(parts, input)     the sums of a block's 8 parts of signedBytes()
 //
 // Everything here has internal linkage and uses nothing of the standard library: a weak symbol compiled for AVX-512
 // could become the copy that the whole program uses.
@@ -32,49 +37,60 @@ inline void storeUpTo(float* p, Floats v, int64_t n) {
     for (int64_t i = 0; i < n; i++) p[i] = padded[i];
 }
 
-// Products with quantised weights. The sum over a block is exact; over blocks it runs in their order, so that a
-// product has the same bits in every tile.
+}  // namespace
+}  // namespace dllama
 
-template <class Weights, int kTile>
+#include "cpu/isa/weights-inl.hpp"
+
+namespace dllama {
+namespace {
+
+// Products with quantised weights. The sum over a block of inputs is exact; over blocks it runs in their order, so that
+// a product has the same bits in every tile.
+
+template <DType kType, int kTile>
 inline void packedTile(const std::byte* group, int64_t nBlocks, const InputView& x, const int32_t* inputRows,
                        float* out, int stride) {
+    constexpr int kInputBlocks = blockValues(kType) / kBlockValues, kHead = dtypeInfo(kType).headBytes * kLanes;
+    constexpr size_t kBlockBytes = blockBytes(kType) * kLanes;
     Floats sums[kTile];
     const InputBlock* inputs[kTile];
     for (int i = 0; i < kTile; i++) {
         sums[i] = zero();
-        inputs[i] = x.blocks + inputRows[i] * nBlocks;
+        inputs[i] = x.blocks + inputRows[i] * nBlocks * kInputBlocks;
     }
     for (int64_t b = 0; b < nBlocks; b++) {
-        const Floats scales = loadF16(group);
-        Weights weights;
-        weights.load(group + 2 * kLanes);
-        group += 2 * kLanes + Weights::kBytes;
-        for (int i = 0; i < kTile; i++) {
-            const InputBlock& input = inputs[i][b];
-            sums[i] = mulAdd(toFloats(weights.dot(input)), mul(scales, set1(input.scale)), sums[i]);
+        Weights<kType> weights;
+        weights.load(group, group + kHead);
+        group += kBlockBytes;
+        for (int part = 0; part < kInputBlocks; part++) {
+            for (int i = 0; i < kTile; i++) {
+                const InputBlock& input = inputs[i][b * kInputBlocks + part];
+                sums[i] = mulAdd(toFloats(weights.dot(part, input)), mul(weights.scales, set1(input.scale)), sums[i]);
+            }
         }
     }
     for (int i = 0; i < kTile; i++) store(out + i * stride, sums[i]);
 }
 
-template <class Weights, int kTile>
+template <DType kType, int kTile>
 inline void packedGroup(const std::byte* group, int64_t nBlocks, const InputView& x, const int32_t* inputRows,
                         int nInputs, float* out, int stride) {
     int i = 0;
     for (; i + kTile <= nInputs; i += kTile)
-        packedTile<Weights, kTile>(group, nBlocks, x, inputRows + i, out + i * stride, stride);
+        packedTile<kType, kTile>(group, nBlocks, x, inputRows + i, out + i * stride, stride);
     if constexpr (kTile > 1)
-        packedGroup<Weights, kTile / 2>(group, nBlocks, x, inputRows + i, nInputs - i, out + i * stride, stride);
+        packedGroup<kType, kTile / 2>(group, nBlocks, x, inputRows + i, nInputs - i, out + i * stride, stride);
 }
 
-template <class Weights>
+template <DType kType>
 void multiplyPacked(const WeightView& w, int64_t row, int nRows, const InputView& x, const int32_t* inputRows,
                     int nInputs, float* out, int stride) noexcept {
-    const int64_t nBlocks = w.cols / 32;
-    const int64_t groupBytes = nBlocks * (2 * kLanes + Weights::kBytes);
+    constexpr int64_t kValues = blockValues(kType), kBytes = blockBytes(kType);
+    const int64_t nBlocks = w.cols / kValues, groupBytes = nBlocks * kBytes * kLanes;
     for (int r = 0; r < nRows; r += kLanes)
-        packedGroup<Weights, kQuantTile>(w.packed + (row + r) / kLanes * groupBytes, nBlocks, x, inputRows, nInputs,
-                                         out + r, stride);
+        packedGroup<kType, kQuantTile>(w.packed + (row + r) / kLanes * groupBytes, nBlocks, x, inputRows, nInputs,
+                                       out + r, stride);
 }
 
 // Products with float weights: one vector of partial sums for each row and input, column c in lane c % kLanes.
@@ -317,18 +333,28 @@ void mergeQueries(QueryState& into, const QueryState& from, int headDim) noexcep
     }
 }
 
+template <DType kType>
+constexpr CpuKernels::Multiply multiplyOf() {
+    if constexpr (isQuantized(kType)) return multiplyPacked<kType>;
+    if constexpr (kType == DType::F32) return multiplyFloats<WeightF32>;
+    if constexpr (kType == DType::F16) return multiplyFloats<WeightF16>;
+    if constexpr (kType == DType::BF16) return multiplyFloats<WeightBf16>;
+}
+
+template <int kIndex = 0>
+constexpr void fillMultiply(CpuKernels::Multiply* multiply) {
+    multiply[kIndex] = multiplyOf<kDTypes[kIndex].type>();
+    if constexpr (kIndex + 1 < kNDTypes) fillMultiply<kIndex + 1>(multiply);
+}
+
+constexpr CpuKernels::MultiplyTable allMultiply() {
+    CpuKernels::MultiplyTable table{};
+    fillMultiply(table.of);
+    return table;
+}
+
 constexpr CpuKernels kTable = {
-    kLanes,
-    {multiplyFloats<WeightF32>, multiplyFloats<WeightF16>, multiplyFloats<WeightBf16>, multiplyPacked<WeightsQ80>,
-     multiplyPacked<WeightsQ40>},
-    quantizeBlocks,
-    silu,
-    geluTanh,
-    sumExp,
-    toF16,
-    fromF16,
-    attend,
-    mergeQueries,
+    kLanes, allMultiply(), quantizeBlocks, silu, geluTanh, sumExp, toF16, fromF16, attend, mergeQueries,
 };
 
 }  // namespace

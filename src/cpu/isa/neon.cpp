@@ -105,12 +105,20 @@ inline Floats sumEach(const Floats* v) {
     return vpaddq_f32(vpaddq_f32(v[0], v[1]), vpaddq_f32(v[2], v[3]));
 }
 
-inline int8x16_t loadPart(const std::byte* p, int part) {
-    return vld1q_s8(reinterpret_cast<const int8_t*>(p) + 16 * part);
+using Bytes = int8x16_t;
+
+inline Bytes loadBytes(const std::byte* p, int word) {
+    return vld1q_s8(reinterpret_cast<const int8_t*>(p) + 16 * word);
+}
+inline Bytes lowNibbles(Bytes both) {
+    return vandq_s8(both, vdupq_n_s8(15));
+}
+inline Bytes highNibbles(Bytes both) {
+    return vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(both), 4));
 }
 
 /// Adds the products of the 32 columns of 4 rows to `sum`.
-inline Ints dotParts(Ints sum, const int8x16_t (&parts)[8], const InputBlock& input) {
+inline Ints dotParts(Ints sum, const Bytes (&parts)[8], const InputBlock& input) {
     const int8x16_t low = vld1q_s8(input.values);
     const int8x16_t high = vld1q_s8(input.values + 16);
     Ints other = zeroInts();
@@ -125,29 +133,16 @@ inline Ints dotParts(Ints sum, const int8x16_t (&parts)[8], const InputBlock& in
     return vaddq_s32(sum, other);
 }
 
-struct WeightsQ40 {
-    static constexpr int kBytes = 16 * kLanes;
-    int8x16_t parts[8];  // the stored half bytes 0..15, which stand for -8..7
-
-    void load(const std::byte* p) {
-        for (int j = 0; j < 4; j++) {
-            const uint8x16_t both = vreinterpretq_u8_s8(loadPart(p, j));
-            parts[j] = vreinterpretq_s8_u8(vandq_u8(both, vdupq_n_u8(15)));
-            parts[j + 4] = vreinterpretq_s8_u8(vshrq_n_u8(both, 4));
-        }
-    }
-    Ints dot(const InputBlock& input) const { return dotParts(vdupq_n_s32(-8 * input.sum), parts, input); }
-};
-
-struct WeightsQ80 {
-    static constexpr int kBytes = 32 * kLanes;
-    int8x16_t parts[8];
-
-    void load(const std::byte* p) {
-        for (int j = 0; j < 8; j++) parts[j] = loadPart(p, j);
-    }
-    Ints dot(const InputBlock& input) const { return dotParts(zeroInts(), parts, input); }
-};
+template <int kOffsetBits>
+inline Ints dotNibbles(const Bytes (&parts)[8], const InputBlock& input) {
+    return dotParts(vdupq_n_s32(-(input.sum << kOffsetBits)), parts, input);
+}
+inline Bytes signedBytes(Bytes bytes) {
+    return bytes;
+}
+inline Ints dotBytes(const Bytes (&parts)[8], const InputBlock& input) {
+    return dotParts(zeroInts(), parts, input);
+}
 
 }  // namespace
 }  // namespace dllama
