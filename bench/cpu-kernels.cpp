@@ -13,14 +13,11 @@
 #include <vector>
 
 #include "cpu/cpu-backend.hpp"
-#include "cpu/cpu-memory.hpp"
+#include "cpu/read-bandwidth.hpp"
 #include "tensor/blocks.hpp"
 
 namespace dllama {
 namespace {
-
-/// More than the caches hold.
-constexpr size_t kWeightBytes = size_t{512} << 20;
 
 /// One tensor `w` with the same few rows over and over.
 class RepeatedRows final : public TensorSource {
@@ -57,26 +54,6 @@ double secondsOf(const std::function<void()>& call) {
         best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count());
     }
     return best;
-}
-
-/// Bytes per second that all threads together read from memory.
-double readBandwidth(ThreadPool& pool) {
-    const DeviceMemory owner = allocateCpuMemory(kWeightBytes);
-    auto* memory = reinterpret_cast<uint64_t*>(owner.get());
-    const auto n = static_cast<int64_t>(kWeightBytes / sizeof(uint64_t));
-    std::fill_n(memory, n, 1);
-    std::vector<uint64_t> sums(pool.nThreads() * 8);
-    const double seconds = secondsOf([&] {
-        pool.run([&](int thread) {
-            uint64_t sum = 0;
-            const int64_t end = n * (thread + 1) / pool.nThreads();
-            for (int64_t i = n * thread / pool.nThreads(); i < end; i++) sum += memory[i];
-            sums[thread * 8] = sum;
-        });
-    });
-    volatile uint64_t kept = sums[0];
-    static_cast<void>(kept);
-    return static_cast<double>(n) * sizeof(uint64_t) / seconds;
 }
 
 Batch tokensOf(int nTokens, int firstPosition) {
@@ -126,7 +103,7 @@ double attentionSeconds(Backend& backend, const AttentionShape& shape, int nToke
 void report(int nThreads) {
     ThreadPool pool(nThreads);
     const auto backend = makeCpuBackend(pool, chooseIsa());
-    const double bandwidth = readBandwidth(pool);
+    const double bandwidth = measureReadBandwidth(pool);
     fmt::print("{}, reads {:.1f} GB/s\n\n", backend->name(), bandwidth / 1e9);
 
     constexpr int kCols = 4096, kPromptRows = 4096, kPromptTokens = 128;
@@ -134,7 +111,7 @@ void report(int nThreads) {
     for (const DTypeInfo& info : kDTypes) {
         const DType dtype = info.type;
         const size_t rowBytes = storedBytes(dtype, kCols);
-        const auto rows = static_cast<int64_t>(kWeightBytes / rowBytes);
+        const auto rows = static_cast<int64_t>(bytesBeyondCaches() / rowBytes);
         const double rate =
             static_cast<double>(rows) * static_cast<double>(rowBytes) / productSeconds(*backend, dtype, rows, kCols, 1);
         const double flops = 2.0 * kPromptRows * kCols * kPromptTokens /

@@ -3,11 +3,11 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
-#include "app/memory-bandwidth.hpp"
 #include "app/options.hpp"
 #include "app/run-report.hpp"
 #include "app/session.hpp"
 #include "base/errors.hpp"
+#include "cpu/read-bandwidth.hpp"
 
 namespace dllama {
 

@@ -7,10 +7,10 @@
 #include <cstdlib>
 #include <sstream>
 
-#include "app/memory-bandwidth.hpp"
 #include "base/cpu-features.hpp"
 #include "base/errors.hpp"
 #include "cpu/cpu-backend.hpp"
+#include "cpu/read-bandwidth.hpp"
 #ifdef DLLAMA_HAS_CUDA
 #include "gpu/cuda-backend.hpp"
 #include "gpu/cuda-collectives.hpp"

@@ -48,6 +48,10 @@ namespace {
 // Products with quantised weights. The sum over a block of inputs is exact; over blocks it runs in their order, so that
 // a product has the same bits in every tile.
 
+/// Bytes ahead of a product with one input at which weights are asked for. The processor alone does not follow a stream
+/// fast enough: 16 Sapphire Rapids cores read Q40 at 115 GB/s without this, at 139, 160 and 179 with 1, 2 and 4 KB.
+constexpr size_t kAhead = 4096;
+
 template <DType kType, int kTile>
 inline void packedTile(const std::byte* group, int64_t nBlocks, const InputView& x, const int32_t* inputRows,
                        float* out, int stride) {
@@ -62,6 +66,8 @@ inline void packedTile(const std::byte* group, int64_t nBlocks, const InputView&
     for (int64_t b = 0; b < nBlocks; b++) {
         Weights<kType> weights;
         weights.load(group, group + kHead);
+        if constexpr (kTile == 1)
+            for (size_t at = 0; at < kBlockBytes; at += 64) __builtin_prefetch(group + kAhead + at);
         group += kBlockBytes;
         for (int part = 0; part < kInputBlocks; part++) {
             for (int i = 0; i < kTile; i++) {
