@@ -30,6 +30,11 @@ import urllib.parse
 import urllib.request
 
 HOME = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HOME / "converter"))
+
+from dllama_convert import ConversionError  # noqa: E402
+from dllama_convert.paths import below  # noqa: E402
+
 # An installed launcher (/usr/share/dllama) keeps what it makes with the user's files, a checkout's with the checkout.
 INSTALLED = not (HOME / "Makefile").exists()
 USER_DATA = pathlib.Path(os.environ.get("XDG_DATA_HOME", pathlib.Path.home() / ".local" / "share"))
@@ -42,6 +47,10 @@ DEFAULT_CONTEXT = 8192  # dllama's
 SPARE_BYTES = 512 << 20  # activations, the program, and something for everybody else
 BITS = {"q40": 4.5, "q80": 8.5, "f16": 16, "bf16": 16, "f32": 32}  # of a weight
 DEMO = HOME / "demo" if INSTALLED else HOME / "models" / "demo"
+
+
+# The hub's own rule for OWNER/NAME; the second part becomes a folder.
+REPOSITORY = r"(?!.*(\.\.|--))[A-Za-z0-9_][\w.-]{0,95}(?<![.-])/[A-Za-z0-9_][\w.-]{0,95}(?<![.-])"
 
 
 class LaunchError(Exception):
@@ -90,7 +99,7 @@ def find_model(name: str) -> Model:
     for model in registry():
         if wanted in (model.name, model.repository.lower()):
             return model
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if re.fullmatch(REPOSITORY, name, re.ASCII):
         return Model(name.split("/")[1].lower(), name)
     known = ["demo", *(model.name for model in registry())]
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
@@ -310,11 +319,18 @@ def model_files(folder: pathlib.Path, kind: str) -> tuple[pathlib.Path, pathlib.
     return (found[0], tokenizers[0] if tokenizers else None) if found else None
 
 
+def home_of(model: Model, args) -> pathlib.Path:
+    """The model's folder, which may be a link: users move large ones to another disk."""
+    return below(args.models_dir, model.name, follow_links=True)
+
+
 def model_folder(model: Model, args) -> pathlib.Path:
-    folder = args.models_dir / model.name
+    """The model's folder, made if it is not there."""
+    folder = home_of(model, args)
     if not args.dry_run:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".gitignore").write_text("*\n")
+        if not (folder / ".gitignore").exists():
+            (folder / ".gitignore").write_text("*\n")
     return folder
 
 
@@ -331,7 +347,8 @@ def convert(model: Model, args) -> int:
     if args.gguf:
         fetch = [python, CONVERTER / "download-hub.py", model.repository, model.name, "--file", args.gguf, *to]
         kind = args.type if args.type_given else "keep"
-        make = [python, CONVERTER / "convert-gguf.py", folder / args.gguf, kind, model.name, *to]
+        file = below(folder, args.gguf, deep=True)
+        make = [python, CONVERTER / "convert-gguf.py", file, kind, model.name, *to]
         if found := model_files(folder, args.type):
             raise LaunchError(f"{found[0]} is there already: remove it to convert again")
         status = start(fetch, args.dry_run) or start(make, args.dry_run)
@@ -355,7 +372,7 @@ def convert(model: Model, args) -> int:
 
 def ensure_model(model: Model, args) -> tuple[pathlib.Path, pathlib.Path | None]:
     status = convert(model, args)
-    folder = args.models_dir / model.name
+    folder = home_of(model, args)
     if args.dry_run:
         names = f"dllama_model_{model.name}_{args.type}.m", f"dllama_tokenizer_{model.name}.t"
         return folder / names[0], folder / names[1]
@@ -437,7 +454,7 @@ def gpu_names(chosen: list[Gpu]) -> str:
 
 def model_line(model: Model, program: str, args) -> tuple[list, str]:
     """dllama's flags for the model, which is brought here if it has to be, and why."""
-    here = model_files(args.models_dir / model.name, args.type)
+    here = model_files(home_of(model, args), args.type)
     if model.repository is None:
         here = (DEMO / "demo-q40.m", DEMO / "demo.t") if (DEMO / "demo-q40.m").exists() else None
     weights = here[0].stat().st_size if here else (model.q40_gb or 0) * 1e9 * BITS[args.type] / BITS["q40"]
@@ -529,14 +546,14 @@ exec "$program" worker --port {port} --secret-file "$here/secret" "$@"
 
 
 def parse_node(text: str) -> tuple[str, int]:
-    match = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\[\]]+)(?::(\d{1,5}))?", text)
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9_][\w.-]*)(?::(\d{1,5}))?", text, re.ASCII)
     if not match or not 0 < int(match[2] or DEFAULT_PORT) < 65536:
         raise LaunchError(f"--nodes {text}: must be host or host:port, an IPv6 address in brackets")
     return match[1], int(match[2] or DEFAULT_PORT)
 
 
 def cluster_folder(model: Model, args) -> pathlib.Path:
-    return args.models_dir / model.name / "cluster"
+    return home_of(model, args) / "cluster"
 
 
 def read_cluster(model: Model, args) -> dict:
@@ -579,7 +596,7 @@ def setup_cluster(args) -> int:
 
 
 def node_folder(folder: pathlib.Path, host: str, port: int) -> pathlib.Path:
-    return folder / f"{host.strip('[]').replace(':', '_')}-{port}"
+    return below(folder, f"{host.strip('[]').replace(':', '_')}-{port}")
 
 
 def check_cluster(model: Model, program: str, nodes: list[tuple[str, int]], secret: pathlib.Path) -> int:
@@ -636,7 +653,7 @@ def list_models(args) -> int:
         memory = model.memory()
         # One shard or part, usually 5 GB, lies beside the growing file.
         disk = model.q40_gb * 1e9 + min(5.4e9, model.download_gb * 1e9)
-        here = bool(model_files(args.models_dir / model.name, "q40"))
+        here = bool(model_files(home_of(model, args), "q40"))
         fits = memory <= room
         mark = "✅ is here" if here and fits else "✅ fits" if fits and disk <= free else "❌"
         if mark == "❌":
@@ -800,7 +817,7 @@ def main() -> int:
     except OSError as error:
         print(f"🚨 {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", file=sys.stderr)
         return 1
-    except LaunchError as error:
+    except (LaunchError, ConversionError) as error:
         print(f"🚨 {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

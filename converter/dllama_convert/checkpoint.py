@@ -12,6 +12,7 @@ import struct
 import numpy as np
 
 from . import ConversionError
+from .paths import below
 from .torch_file import StoredTensor, read_torch
 
 _NUMPY = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(np.uint16)}
@@ -93,10 +94,11 @@ def open_checkpoint(folder: pathlib.Path) -> Checkpoint:
             shards = [single]
         else:
             continue
-        for shard in shards:
-            if not (folder / shard).exists():
-                raise ConversionError(f"{folder / shard}: this shard is missing")
-        return Checkpoint({folder / shard: read(folder / shard) for shard in shards})
+        paths = [below(folder, shard, deep=True, follow_links=True) for shard in shards]
+        for path in paths:
+            if not path.exists():
+                raise ConversionError(f"{path}: this shard is missing")
+        return Checkpoint({path: read(path) for path in paths})
     raise ConversionError(f"{folder}: there is neither model.safetensors nor pytorch_model.bin")
 
 

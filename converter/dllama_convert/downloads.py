@@ -7,6 +7,7 @@ import sys
 
 from . import ConversionError
 from .hub import RemoteFile, Repository, check_space, open_repository
+from .paths import below
 from .streaming import SMALL_FILES, weight_files
 
 
@@ -48,7 +49,7 @@ def fetch_ready_made(repository: Repository, name: str, folder: pathlib.Path) ->
     """The .m and .t file under our names. Parts are joined one by one: the disk holds the file and one part."""
     parts = ready_made(repository)
     kind = next((kind for kind in ("q40", "q80", "f16", "f32") if kind in parts[0].name.lower()), "q40")
-    path = folder / f"dllama_model_{name}_{kind}.m"
+    path = below(folder, f"dllama_model_{name}_{kind}.m")
     tokenizers = [file for file in repository.files if re.fullmatch(r"dllama_tokenizer_.*\.t", file)]
     if len(tokenizers) != 1:
         raise ConversionError(f"{repository.name}: has {len(tokenizers)} files dllama_tokenizer_*.t, must have one")

@@ -22,6 +22,7 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
 
 from . import ConversionError
+from .paths import below
 
 T = TypeVar("T")
 
@@ -80,14 +81,15 @@ class Repository:
         return {name: (info.dtype, tuple(info.shape)) for name, info in header.tensors.items()}
 
     def fetch(self, file: RemoteFile, folder: pathlib.Path) -> pathlib.Path:
-        """Brings the file into `folder`, takes up what is already there, and checks it. Raises ConversionError."""
-        path = folder / file.name
+        """Brings the file into `folder`, takes up what is already there, and checks it. Raises ConversionError, also
+        for a name that leaves the folder."""
+        path = below(folder, file.name, deep=True)
         if path.exists():
             if file.check(path) is None:
                 return path
             path.unlink()
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".incomplete")
+        part = below(folder, file.name + ".incomplete", deep=True)
         url = huggingface_hub.hf_hub_url(self.name, file.name, revision=self.commit)
 
         def download() -> None:
@@ -127,7 +129,8 @@ def check_space(files: list[RemoteFile], folder: pathlib.Path, most: int | None 
     once (if given)."""
     missing = 0
     for file in files:
-        here = (folder / file.name, folder / (file.name + ".incomplete"))
+        path = below(folder, file.name, deep=True)
+        here = (path, path.with_name(path.name + ".incomplete"))
         missing += max(0, file.size - max((path.stat().st_size for path in here if path.exists()), default=0))
     missing, free = missing if most is None else min(missing, most), shutil.disk_usage(folder).free
     if missing > free:

@@ -23,6 +23,7 @@ from .convert import Encoder, ModelImage, convert, counted, encode_rows_of, prog
 from .families import make_plan
 from .hub import RemoteFile, Repository, open_repository
 from .model_file import write_tensor
+from .paths import below
 from .tokenizer_file import write_tokenizer
 from .tokenizers import load_tokenizer
 
@@ -84,7 +85,7 @@ class StreamingConversion:
         ignore_unknown: bool = False,
         quality: str = "fast",
     ):
-        self.path = output_dir / f"dllama_model_{name}_{weight_type.lower()}.m"
+        self.path = below(output_dir, f"dllama_model_{name}_{weight_type.lower()}.m")
         self.work = self.path.with_name(self.path.name + ".work")
         self._partial = self.path.with_name(self.path.name + ".partial")
         self._wanted = (repository, weight_type, name)
@@ -229,7 +230,10 @@ def weight_files(repository: Repository, folder: pathlib.Path) -> list[RemoteFil
     for kind, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
         single, index = f"{kind}.{suffix}", f"{kind}.{suffix}.index.json"
         if index in repository.files:
-            names = sorted(set(read_json(folder / index).get("weight_map", {}).values()))
+            weight_map = read_json(folder / index).get("weight_map")
+            if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+                raise ConversionError(f"{repository.name}: {index} has no weight_map from tensors to files")
+            names = sorted(set(weight_map.values()))
         elif single in repository.files:
             names = [single]
         else:

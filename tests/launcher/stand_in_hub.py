@@ -40,6 +40,7 @@ class Hub:
 
     def reset(self) -> None:
         self.repositories: dict[str, pathlib.Path] = {}
+        self.extra_files: dict[str, dict[str, bytes]] = {}  # of a repository: names that no folder can hold
         self.faults: dict[str, Fault] = {}
         self.token: str | None = None
         self.requests: list[tuple[str, str | None]] = []  # file, range
@@ -71,6 +72,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self._listing(match[1], folder) if folder else self._error(404, "RepoNotFound")
         if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             folder = self.hub.repositories.get(match[1])
+            extra = self.hub.extra_files.get(match[1], {})
+            if match[3] in extra:
+                return self._bytes(extra[match[3]])
             if folder and match[2] in ("main", COMMIT) and (folder / match[3]).is_file():
                 return self._file(folder / match[3], match[3])
         return self._error(404, "EntryNotFound")
@@ -91,9 +95,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             else:
                 entry["blobId"] = hashlib.sha1(f"blob {size}\0".encode() + file.read_bytes()).hexdigest()
             siblings.append(entry)
-        body = json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode()
+        for extra, body in self.hub.extra_files.get(name, {}).items():
+            siblings.append({"rfilename": extra, "size": len(body)})
+        self._bytes(json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode(), "application/json")
+
+    def _bytes(self, body: bytes, kind: str = "application/octet-stream") -> None:
         self.send_response(200)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
