@@ -60,13 +60,9 @@ double copyBandwidth() {
 
 /// Bytes of weights that a token of an answer needs.
 double activeBytes(const Architecture& arch, const TensorSource& source) {
-    const ModelConfig& c = arch.config;
     double bytes = 0.0;
-    for (const TensorDecl& decl : declareTensors(arch)) {
-        if (decl.cut == Cut::RootOnly && !c.tieEmbeddings) continue;
-        const double share = decl.expert >= 0 ? static_cast<double>(c.nExpertsPerToken) / c.nRoutedExperts : 1.0;
-        bytes += share * static_cast<double>(source.info(decl.name).bytes());
-    }
+    for (const TensorDecl& decl : computedTensors(arch))
+        bytes += activeShare(arch.config, decl) * static_cast<double>(source.info(decl.name).bytes());
     return bytes;
 }
 

@@ -20,13 +20,10 @@ int runInfo(const InfoOptions& options) {
     checkTensors(arch, file, paths.model);
     const ModelConfig& c = file.config();
 
-    int64_t values = 0, active = 0;
-    for (const TensorDecl& decl : declareTensors(arch)) {
-        const int64_t n = decl.rows * decl.cols;
-        values += n;
-        if (decl.cut == Cut::RootOnly) continue;
-        active += decl.expert < 0 ? n : n * c.nExpertsPerToken / c.nRoutedExperts;
-    }
+    const auto valuesOf = [](const TensorDecl& decl) { return static_cast<double>(decl.rows * decl.cols); };
+    double values = 0.0, active = 0.0;
+    for (const TensorDecl& decl : declareTensors(arch)) values += valuesOf(decl);
+    for (const TensorDecl& decl : computedTensors(arch)) active += activeShare(c, decl) * valuesOf(decl);
     fmt::print(
         "file                 {} ({:.1f} MiB, {})\n", paths.model, mebibytes(file.bytes()),
         file.tensorHash("token_embedding.weight") ? "every tensor hashed" : "distributed-llama's form, no hashes");

@@ -205,13 +205,9 @@ std::vector<int> Session::stopTokens() const {
 }
 
 size_t Session::activeWeightBytes() const {
-    const ModelConfig& c = arch_.config;
     double bytes = 0.0;
-    for (const TensorDecl& decl : declareTensors(arch_)) {
-        if (decl.cut == Cut::RootOnly && !c.tieEmbeddings) continue;
-        const double share = decl.expert >= 0 ? static_cast<double>(c.nExpertsPerToken) / c.nRoutedExperts : 1.0;
-        bytes += share * static_cast<double>(file_.info(decl.name).bytes());
-    }
+    for (const TensorDecl& decl : computedTensors(arch_))
+        bytes += activeShare(arch_.config, decl) * static_cast<double>(file_.info(decl.name).bytes());
     return static_cast<size_t>(bytes);
 }
 

@@ -58,13 +58,19 @@ enum class Cut {
     FfnSum,       // bias of an FfnColumns matrix, likewise
 };
 
+/// What a tensor is for.
+enum class Part { Embedding, Norm, Attention, DenseFfn, Router, RoutedExpert, SharedExpert, Head };
+
 struct TensorDecl {
     std::string name;
+    Part part = Part::Norm;
     int64_t rows = 1;
     int64_t cols = 0;
     /// Matrices have the file's weight type; the others are F32.
     bool isWeight = false;
     Cut cut = Cut::Replicated;
+    /// Rows or columns that stay together where it is cut: those of a head; 1 where blocks of the type decide.
+    int cutUnit = 1;
     /// Layer it belongs to, -1 for embedding, final norm and head; expert within the layer, or -1.
     int layer = -1;
     int expert = -1;
@@ -75,6 +81,13 @@ struct TensorDecl {
 
 /// Every tensor of the model, in the order of a described file. The next-token layers are not listed.
 std::vector<TensorDecl> declareTensors(const Architecture& arch);
+
+/// What the ranks compute with, in the same order: all but the embedding table, whose rows come with each batch. The
+/// head of a model with tied embeddings is the table's tensor, cut as a head.
+std::vector<TensorDecl> computedTensors(const Architecture& arch);
+
+/// The share of a tensor's values that one token uses: of the routed experts those that are chosen, of others all.
+double activeShare(const ModelConfig& config, const TensorDecl& tensor);
 
 /// Throws FormatError unless `source` has each declared tensor in its shape and in a type that its kind may have;
 /// `origin` names the source. Takes no more memory than the source's own tensors do, whatever the configuration says.

@@ -16,6 +16,7 @@ class Declarer {
     Declarer(const Architecture& arch, Sink sink) : arch_(arch), c_(arch.config), sink_(std::move(sink)) {}
 
     void all() {
+        part_ = Part::Embedding;
         matrix("token_embedding.weight", c_.vocabSize, c_.hiddenSize, Cut::RootOnly, newGroup());
         for (layer_ = 0; layer_ < c_.nLayers; layer_++) {
             prefix_ = fmt::format("layers.{}.", layer_);
@@ -23,30 +24,48 @@ class Declarer {
             if (arch_.isMoeLayer(layer_))
                 moe();
             else
-                mlp("ffn.", c_.intermediateSize, arch_.linearBias);
-            if (arch_.postNorms) vector("post_ffn_norm.weight", c_.hiddenSize);
+                mlp(Part::DenseFfn, "ffn.", c_.intermediateSize, arch_.linearBias);
+            if (arch_.postNorms) postNorm("post_ffn_norm");
         }
         layer_ = -1;
         prefix_.clear();
         norm("final_norm");
+        part_ = Part::Head;
         if (!c_.tieEmbeddings) matrix("head.weight", c_.vocabSize, c_.hiddenSize, Cut::Vocabulary, newGroup());
     }
 
   private:
     int newGroup() { return nGroups_++; }
-    void matrix(const std::string& name, int64_t rows, int64_t cols, Cut cut, int group) {
-        sink_({prefix_ + name, rows, cols, true, cut, layer_, expert_, group});
+    void add(const std::string& name, int64_t rows, int64_t cols, Cut cut, bool isWeight, int group) {
+        const bool byHeads = cut == Cut::QueryHeads || cut == Cut::KvHeads || cut == Cut::HeadColumns;
+        sink_({.name = prefix_ + name,
+               .part = part_,
+               .rows = rows,
+               .cols = cols,
+               .isWeight = isWeight,
+               .cut = cut,
+               .cutUnit = byHeads ? c_.headDim : 1,
+               .layer = layer_,
+               .expert = expert_,
+               .typeGroup = group});
     }
-    void vector(const std::string& name, int64_t n, Cut cut = Cut::Replicated) {
-        sink_({prefix_ + name, 1, n, false, cut, layer_, expert_});
+    void matrix(const std::string& name, int64_t rows, int64_t cols, Cut cut, int group) {
+        add(name, rows, cols, cut, true, group);
+    }
+    void vector(const std::string& name, int64_t n, Cut cut = Cut::Replicated) { add(name, 1, n, cut, false, -1); }
+    void postNorm(const std::string& name) {
+        part_ = Part::Norm;
+        vector(name + ".weight", c_.hiddenSize);
     }
     void norm(const std::string& name) {
+        part_ = Part::Norm;
         vector(name + ".weight", c_.hiddenSize);
         if (arch_.norm == Norm::Kind::Layer) vector(name + ".bias", c_.hiddenSize);
     }
 
     void attention() {
         norm("attn_norm");
+        part_ = Part::Attention;
         const int qkv = newGroup();
         const auto projection = [&](const char* name, int64_t rows, Cut cut) {
             matrix(fmt::format("attn.{}.weight", name), rows, c_.hiddenSize, cut, qkv);
@@ -61,12 +80,15 @@ class Declarer {
         }
         matrix("attn.o.weight", c_.hiddenSize, c_.qDim(), Cut::HeadColumns, newGroup());
         if (arch_.linearBias) vector("attn.o.bias", c_.hiddenSize, Cut::HeadSum);
-        if (arch_.postNorms) vector("post_attn_norm.weight", c_.hiddenSize);
+        if (arch_.postNorms) postNorm("post_attn_norm");
         norm("ffn_norm");
     }
 
-    void mlp(const std::string& name, int64_t width, bool bias) { mlp(name, width, bias, newGroup(), newGroup()); }
-    void mlp(const std::string& name, int64_t width, bool bias, int gateUp, int down) {
+    void mlp(Part part, const std::string& name, int64_t width, bool bias) {
+        mlp(part, name, width, bias, newGroup(), newGroup());
+    }
+    void mlp(Part part, const std::string& name, int64_t width, bool bias, int gateUp, int down) {
+        part_ = part;
         if (arch_.gatedFfn) matrix(name + "gate.weight", width, c_.hiddenSize, Cut::FfnRows, gateUp);
         matrix(name + "up.weight", width, c_.hiddenSize, Cut::FfnRows, gateUp);
         if (bias) vector(name + "up.bias", width, Cut::FfnRows);
@@ -75,13 +97,16 @@ class Declarer {
     }
 
     void moe() {
-        sink_({prefix_ + "moe.router.weight", c_.nRoutedExperts, c_.hiddenSize, false, Cut::Replicated, layer_});
+        part_ = Part::Router;
+        add("moe.router.weight", c_.nRoutedExperts, c_.hiddenSize, Cut::Replicated, false, -1);
         if (arch_.routerBias) vector("moe.router.bias", c_.nRoutedExperts);
         const int gateUp = newGroup(), down = newGroup();
         for (expert_ = 0; expert_ < c_.nRoutedExperts; expert_++)
-            mlp(fmt::format("moe.experts.{}.", expert_), c_.moeIntermediateSize, false, gateUp, down);
+            mlp(Part::RoutedExpert, fmt::format("moe.experts.{}.", expert_), c_.moeIntermediateSize, false, gateUp,
+                down);
         expert_ = -1;
-        if (c_.nSharedExperts > 0) mlp("moe.shared.", c_.nSharedExperts * c_.moeIntermediateSize, false);
+        if (c_.nSharedExperts > 0)
+            mlp(Part::SharedExpert, "moe.shared.", c_.nSharedExperts * c_.moeIntermediateSize, false);
     }
 
     const Architecture& arch_;
@@ -89,6 +114,7 @@ class Declarer {
     const Sink sink_;
     int nGroups_ = 0;
     std::string prefix_;
+    Part part_ = Part::Embedding;
     int layer_ = -1;
     int expert_ = -1;
 };
@@ -99,6 +125,23 @@ std::vector<TensorDecl> declareTensors(const Architecture& arch) {
     std::vector<TensorDecl> list;
     Declarer(arch, [&](TensorDecl&& decl) { list.push_back(std::move(decl)); }).all();
     return list;
+}
+
+std::vector<TensorDecl> computedTensors(const Architecture& arch) {
+    std::vector<TensorDecl> tensors = declareTensors(arch);
+    TensorDecl& table = tensors.front();
+    if (!arch.config.tieEmbeddings) {
+        tensors.erase(tensors.begin());
+    } else {
+        table.part = Part::Head;
+        table.cut = Cut::Vocabulary;
+    }
+    return tensors;
+}
+
+double activeShare(const ModelConfig& config, const TensorDecl& tensor) {
+    if (tensor.part != Part::RoutedExpert) return 1.0;
+    return static_cast<double>(config.nExpertsPerToken) / config.nRoutedExperts;
 }
 
 void checkTensors(const Architecture& arch, const TensorSource& source, const std::string& origin) {

@@ -167,8 +167,8 @@ class Backend {
 
     // Memory. What these return lives no longer than the backend.
     virtual Activations allocateActivations(int maxRows, int cols, bool quantized) = 0;
-    virtual KvLayer allocateKvLayer(DType dtype, int nBlocks, int nKvHeads, int headDim) = 0;
-    virtual Routing allocateRouting(int maxRows, int topK) = 0;
+    KvLayer allocateKvLayer(DType dtype, int nBlocks, int nKvHeads, int headDim);
+    Routing allocateRouting(int maxRows, int topK);
     /// Rows first, first + 1, ... of a buffer as a buffer; it lives no longer than `a`. Only for backends in host
     /// memory: this one serves those without a Q80 form.
     virtual Activations rowsFrom(const Activations& a, int first) const {
@@ -263,6 +263,10 @@ class Backend {
     virtual bool prefetchPiece() { return false; }
     /// Ends that work. Must follow before the matrices that were named are gone.
     virtual void endPrefetch() {}
+
+  protected:
+    /// Device memory, aligned to 64 bytes or more.
+    virtual DeviceMemory allocate(size_t bytes) = 0;
 };
 
 /// The most that topLogits() is asked for.

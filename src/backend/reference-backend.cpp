@@ -121,21 +121,7 @@ class ReferenceBackend final : public Backend {
         return a;
     }
 
-    KvLayer allocateKvLayer(DType dtype, int nBlocks, int nKvHeads, int headDim) override {
-        const size_t half = blockBytes(dtype) * nBlocks * nKvHeads * kKvBlockPositions * headDim;
-        KvLayer kv{dtype, nBlocks, nKvHeads, headDim, nullptr, nullptr, allocateHostMemory(2 * half)};
-        kv.k = kv.memory.get();
-        kv.v = kv.memory.get() + half;
-        return kv;
-    }
-
-    Routing allocateRouting(int maxRows, int topK) override {
-        const size_t n = static_cast<size_t>(maxRows) * topK;
-        Routing routing{topK, nullptr, nullptr, allocateHostMemory(8 * n)};
-        routing.experts = reinterpret_cast<int32_t*>(routing.memory.get());
-        routing.weights = reinterpret_cast<float*>(routing.memory.get() + 4 * n);
-        return routing;
-    }
+    DeviceMemory allocate(size_t bytes) override { return allocateHostMemory(bytes); }
 
     Vector uploadVector(const float* values, int64_t n) override {
         Vector vector{n, nullptr, allocateHostMemory(sizeof(float) * n)};

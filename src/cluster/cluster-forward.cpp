@@ -365,9 +365,8 @@ double ClusterForward::expectedSyncShare() const {
     const ModelConfig& c = arch_.config;
     double products = 0.0;  // of a token
     for (const TensorDecl& decl : declareTensors(arch_)) {
-        const double share = decl.expert >= 0 ? static_cast<double>(c.nExpertsPerToken) / c.nRoutedExperts : 1.0;
         if (decl.isWeight && decl.layer >= 0)
-            products += share * static_cast<double>(decl.rows) * static_cast<double>(decl.cols);
+            products += activeShare(c, decl) * static_cast<double>(decl.rows) * static_cast<double>(decl.cols);
     }
     const double computeUs = products / plan_.nRanks() / (kProductsPerUs * pool_.nThreads());
     const size_t bytes = wireBytes(options_.wire, static_cast<size_t>(limits_.maxTokens) * c.hiddenSize);

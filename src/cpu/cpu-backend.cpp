@@ -63,22 +63,7 @@ class CpuBackend final : public Backend {
         return {a.maxRows - first, a.cols, a.f32 + values, a.q80 ? inputBlocks(a) + values / 32 : nullptr, nullptr};
     }
 
-    KvLayer allocateKvLayer(DType dtype, int nBlocks, int nKvHeads, int headDim) override {
-        DLLAMA_CHECK((dtype == DType::F16 || dtype == DType::F32) && headDim % 8 == 0);
-        const size_t half = blockBytes(dtype) * nBlocks * nKvHeads * kKvBlockPositions * headDim;
-        KvLayer kv{dtype, nBlocks, nKvHeads, headDim, nullptr, nullptr, allocateCpuMemory(2 * half)};
-        kv.k = kv.memory.get();
-        kv.v = kv.memory.get() + half;
-        return kv;
-    }
-
-    Routing allocateRouting(int maxRows, int topK) override {
-        const size_t n = static_cast<size_t>(maxRows) * topK;
-        Routing routing{topK, nullptr, nullptr, allocateCpuMemory(8 * n)};
-        routing.experts = reinterpret_cast<int32_t*>(routing.memory.get());
-        routing.weights = reinterpret_cast<float*>(routing.memory.get() + 4 * n);
-        return routing;
-    }
+    DeviceMemory allocate(size_t bytes) override { return allocateCpuMemory(bytes); }
 
     Vector uploadVector(const float* values, int64_t n) override {
         Vector vector{n, nullptr, allocateCpuMemory(sizeof(float) * static_cast<size_t>(n))};

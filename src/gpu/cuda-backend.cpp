@@ -58,22 +58,9 @@ class CudaBackend final : public Backend, public CudaDevice {
         return a;
     }
 
-    KvLayer allocateKvLayer(DType dtype, int nBlocks, int nKvHeads, int headDim) override {
+    DeviceMemory allocate(size_t bytes) override {
         use();
-        const size_t half = blockBytes(dtype) * nBlocks * nKvHeads * kKvBlockPositions * headDim;
-        KvLayer kv{dtype, nBlocks, nKvHeads, headDim, nullptr, nullptr, allocateDevice(2 * half)};
-        kv.k = kv.memory.get();
-        kv.v = kv.memory.get() + half;
-        return kv;
-    }
-
-    Routing allocateRouting(int maxRows, int topK) override {
-        use();
-        const size_t n = static_cast<size_t>(maxRows) * topK;
-        Routing routing{topK, nullptr, nullptr, allocateDevice(8 * n)};
-        routing.experts = reinterpret_cast<int32_t*>(routing.memory.get());
-        routing.weights = reinterpret_cast<float*>(routing.memory.get() + 4 * n);
-        return routing;
+        return allocateDevice(bytes);
     }
 
     Vector uploadVector(const float* values, int64_t n) override {

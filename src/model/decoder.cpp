@@ -8,14 +8,6 @@
 
 namespace dllama {
 
-namespace {
-
-MoeOp moeOpOf(const MoeWeights& w) {
-    return {&w.router, w.experts.get(), w.shared.gate.get(), w.shared.up.get(), w.shared.down.get()};
-}
-
-}  // namespace
-
 Decoder::Decoder(const Architecture& arch, const ShardPlan& plan, int rank, const RankWeights& weights,
                  Backend& backend, Communicator& comm, const DecoderLimits& limits)
     : arch_(arch),
@@ -25,7 +17,8 @@ Decoder::Decoder(const Architecture& arch, const ShardPlan& plan, int rank, cons
       backend_(backend),
       comm_(comm),
       limits_(limits),
-      shape_(plan.attentionShape(rank)) {
+      shape_(plan.attentionShape(rank)),
+      context_{arch, backend, comm, shape_, rope_} {
     const ModelConfig& c = arch.config;
     const RankShare& share = plan.share(rank);
 
@@ -38,6 +31,11 @@ Decoder::Decoder(const Architecture& arch, const ShardPlan& plan, int rank, cons
 
     for (int layer = 0; layer < c.nLayers; layer++)
         kv_.push_back(backend.allocateKvLayer(limits.kvType, limits.nKvBlocks, shape_.nKvHeads, c.headDim));
+    for (size_t i = 0; i < weights.layers.size(); i++) {
+        const LayerWeights* next = i + 1 < weights.layers.size() ? &weights.layers[i + 1] : nullptr;
+        layers_.push_back({&weights.layers[i], &kv_[i], next ? &next->attnNorm : &weights.finalNorm,
+                           next ? next->qkv.get() : weights.head.get()});
+    }
     kvBytes_ = kvBytesPerPosition(arch, shape_, limits.kvType) * limits.nKvBlocks * kKvBlockPositions;
     for (int r = 0; r < plan.nRanks(); r++) vocabularySizes_.push_back(plan.share(r).vocabulary.size());
 
@@ -99,26 +97,14 @@ void Decoder::gather(const Activations& from, std::span<const int> colsOfRank, s
     comm_.gatherRows(local_, nOutputs_, colsOfRank, all.data());
 }
 
-void Decoder::runLayers(const StepInputs& step) {
+void Decoder::embed(const StepInputs& step) {
     backend_.embed(step, buffers_.x);
     backend_.addNorm(step, {.x = &buffers_.x, .next = &weights_.layers[0].attnNorm, .out = &buffers_.normed});
-    for (size_t layer = 0; layer < weights_.layers.size(); layer++)
-        for (const Block block : {Block::Attention, Block::FeedForward}) {
-            compute(step, layer, block, buffers_);
-            prefetchBehind(layer, block);
-            comm_.allReduce(step, buffers_.y);
-            addResidual(step, layer, block, buffers_);
-        }
 }
 
-Decoder::Buffers Decoder::rowsFrom(int first) {
-    const auto of = [&](const Activations& a) { return backend_.rowsFrom(a, first); };
-    Buffers b{of(buffers_.x),      of(buffers_.normed), of(buffers_.qkv), of(buffers_.context),
-              of(buffers_.hidden), of(buffers_.shared), of(buffers_.y),   {}};
-    const Routing& routing = buffers_.routing;
-    const ptrdiff_t entries = ptrdiff_t{first} * routing.topK;
-    b.routing = {routing.topK, routing.experts + entries, routing.weights + entries, nullptr};
-    return b;
+void Decoder::runLayers(const StepInputs& step) {
+    embed(step);
+    for (const Layer& layer : layers_) context_.runLayer(step, layer, buffers_);
 }
 
 void Decoder::runLayersMicrobatched(const StepInputs& step) {
@@ -131,73 +117,30 @@ void Decoder::runLayersMicrobatched(const StepInputs& step) {
     later.contextLengths += first;
     later.ropePositions += first;
     later.sequences += first;
-    Buffers microbatches[2] = {rowsFrom(0), rowsFrom(first)};
+    StepBuffers buffers[2] = {buffers_.rowsFrom(backend_, 0), buffers_.rowsFrom(backend_, first)};
 
-    backend_.embed(step, buffers_.x);
-    backend_.addNorm(step, {.x = &buffers_.x, .next = &weights_.layers[0].attnNorm, .out = &buffers_.normed});
-    struct PendingAllReduce {
-        size_t layer;
+    embed(step);
+    struct Pending {
+        const Layer* layer;
         Block block;
-        int half;
+        int microbatch;
     };
-    std::optional<PendingAllReduce> sum;
-    for (size_t layer = 0; layer < weights_.layers.size(); layer++)
+    std::optional<Pending> pending;  // its all-reduce is on its way
+    const auto addPending = [&] {
+        const int m = pending->microbatch;
+        context_.addResidual(steps[m], *pending->layer, pending->block, buffers[m]);
+    };
+    for (const Layer& layer : layers_)
         for (const Block block : {Block::Attention, Block::FeedForward})
-            for (const int half : {0, 1}) {
-                compute(steps[half], layer, block, microbatches[half]);
-                if (sum) comm_.waitAllReduce(steps[sum->half], microbatches[sum->half].y);
-                comm_.startAllReduce(steps[half], microbatches[half].y);
-                if (sum) addResidual(steps[sum->half], sum->layer, sum->block, microbatches[sum->half]);
-                sum = {layer, block, half};
+            for (const int m : {0, 1}) {
+                context_.computeBlock(steps[m], layer, block, buffers[m]);
+                if (pending) comm_.waitAllReduce(steps[pending->microbatch], buffers[pending->microbatch].y);
+                comm_.startAllReduce(steps[m], buffers[m].y);
+                if (pending) addPending();
+                pending = {&layer, block, m};
             }
-    comm_.waitAllReduce(steps[sum->half], microbatches[sum->half].y);
-    addResidual(steps[sum->half], sum->layer, sum->block, microbatches[sum->half]);
-}
-
-void Decoder::compute(const StepInputs& step, size_t layer, Block block, Buffers& b) {
-    const LayerWeights& w = weights_.layers[layer];
-    if (block == Block::Attention) {
-        if (!w.qkv) return backend_.clear(step, b.y);
-        backend_.linear(step, b.normed, *w.qkv, b.qkv);
-        backend_.attend(step, b.qkv, shape_, rope_, w.qNorm ? &*w.qNorm : nullptr, w.kNorm ? &*w.kNorm : nullptr,
-                        kv_[layer], b.context);
-        backend_.linear(step, b.context, *w.o, b.y);
-    } else if (w.moe) {
-        backend_.moe(step, b.normed, moeOpOf(*w.moe), b.shared, b.routing, b.y);
-    } else if (w.ffn.up) {
-        backend_.ffnUp(step, b.normed, w.ffn.gate.get(), *w.ffn.up, arch_.activation, b.hidden);
-        backend_.linear(step, b.hidden, *w.ffn.down, b.y);
-    } else {
-        backend_.clear(step, b.y);
-    }
-}
-
-void Decoder::addResidual(const StepInputs& step, size_t layer, Block block, Buffers& b) {
-    const LayerWeights& w = weights_.layers[layer];
-    const bool isLast = layer + 1 == weights_.layers.size();
-    const std::optional<Norm>& post = block == Block::Attention ? w.postAttnNorm : w.postFfnNorm;
-    const Norm& next = block == Block::Attention ? w.ffnNorm
-                       : isLast                  ? weights_.finalNorm
-                                                 : weights_.layers[layer + 1].attnNorm;
-    backend_.addNorm(step, {.x = &b.x,
-                            .y = &b.y,
-                            .post = post ? &*post : nullptr,
-                            .scaledBase = arch_.residualAlpha != 0.0f ? &b.normed : nullptr,
-                            .alpha = arch_.residualAlpha,
-                            .next = &next,
-                            .out = &b.normed});
-}
-
-void Decoder::prefetchBehind(size_t layer, Block block) {
-    const LayerWeights& w = weights_.layers[layer];
-    if (block == Block::Attention) {
-        const FfnWeights& ffn = w.moe ? w.moe->shared : w.ffn;
-        if (ffn.up) backend_.prefetch(*ffn.up, ffn.gate.get());
-        return;
-    }
-    const bool isLast = layer + 1 == weights_.layers.size();
-    const Matrix* next = isLast ? weights_.head.get() : weights_.layers[layer + 1].qkv.get();
-    if (next) backend_.prefetch(*next);
+    comm_.waitAllReduce(steps[pending->microbatch], buffers[pending->microbatch].y);
+    addPending();
 }
 
 size_t Decoder::kvBytesPerPosition(const Architecture& arch, const AttentionShape& shape, DType kvType) {

@@ -7,6 +7,7 @@
 
 #include "arch/architecture.hpp"
 #include "backend/backend.hpp"
+#include "model/layer.hpp"
 #include "model/weights.hpp"
 #include "parallel/communicator.hpp"
 #include "parallel/shard-plan.hpp"
@@ -51,30 +52,11 @@ class Decoder {
     static size_t bufferBytes(const Architecture& arch, const RankShare& share, const DecoderLimits& limits);
 
   private:
-    /// Buffers of a step; (rows, cols) with rows up to maxTokens.
-    struct Buffers {
-        Activations x;        // (nTokens, dim)        the residual
-        Activations normed;   // (nTokens, dim)        what a block reads
-        Activations qkv;      // (nTokens, q | k | v)
-        Activations context;  // (nTokens, heads * headDim)
-        Activations hidden;   // (nTokens, ffn)        inside the dense FFN
-        Activations shared;   // (nTokens, shared)     inside the shared experts
-        Activations y;        // (nTokens, dim)        a block's output, this rank's part and then the sum
-        Routing routing;      // (nTokens, topK)
-    };
-    enum class Block { Attention, FeedForward };
-
     /// normed = the last norm behind all layers of x = the embedding rows.
     void runLayers(const StepInputs& step);
-    /// The same, half of the tokens after the other: while one half's sum is on its way, the other half is computed.
+    /// The same, half of the tokens after the other: one half is computed during the other's all-reduce.
     void runLayersMicrobatched(const StepInputs& step);
-    Buffers rowsFrom(int first);
-    /// y = this rank's part of attention(normed) or ffn(normed).
-    void compute(const StepInputs& step, size_t layer, Block block, Buffers& b);
-    /// x += y; normed = what comes next reads.
-    void addResidual(const StepInputs& step, size_t layer, Block block, Buffers& b);
-    /// Names what is read behind the block whichever experts are chosen.
-    void prefetchBehind(size_t layer, Block block);
+    void embed(const StepInputs& step);
     void gather(const Activations& from, std::span<const int> colsOfRank, std::vector<float>& all);
 
     const Architecture& arch_;
@@ -87,11 +69,13 @@ class Decoder {
     const AttentionShape shape_;
 
     Rope rope_;
-    std::vector<KvLayer> kv_;  // one a layer
+    const LayerContext context_;
+    std::vector<KvLayer> kv_;    // one a layer
+    std::vector<Layer> layers_;  // with what comes behind each
     size_t kvBytes_ = 0;
     std::vector<int> vocabularySizes_;  // of each rank's slice
 
-    Buffers buffers_;
+    StepBuffers buffers_;
     Activations last_;     // (nOutputs, dim)
     Activations logits_;   // (nOutputs, vocabulary slice)
     Activations best_[2];  // (nOutputs, topLogitsCols(1) or topLogitsCols(kMaxTopLogits))

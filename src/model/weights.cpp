@@ -19,7 +19,8 @@ class Loader {
   public:
     Loader(const Architecture& arch, const ShardPlan& plan, int rank, const TensorSource& source, Backend& backend)
         : arch_(arch), plan_(plan), rank_(rank), source_(source), backend_(backend) {
-        for (TensorDecl& decl : declareTensors(arch)) {
+        for (TensorDecl& decl : computedTensors(arch)) {
+            if (decl.part == Part::Head) head_ = decl.name;
             std::string name = decl.name;
             decls_.emplace(std::move(name), std::move(decl));
         }
@@ -30,7 +31,7 @@ class Loader {
         weights.layers.resize(arch_.config.nLayers);
         for (int i = 0; i < arch_.config.nLayers; i++) layer(i, weights.layers[i]);
         norm("final_norm", weights.finalNorm);
-        matrix({arch_.config.tieEmbeddings ? "token_embedding" : "head"}, weights.head);
+        head(weights.head);
 
         size_t total = 0, done = 0;
         for (const Job& job : jobs_) total += job.bytes;
@@ -52,12 +53,7 @@ class Loader {
         std::function<void()> run;
     };
 
-    std::optional<TensorSlice> slice(const std::string& name) const {
-        // The head of a tied model is the embedding table, cut like a head.
-        TensorDecl decl = decls_.at(name);
-        if (decl.cut == Cut::RootOnly) decl.cut = Cut::Vocabulary;
-        return plan_.slice(decl, rank_);
-    }
+    std::optional<TensorSlice> slice(const std::string& name) const { return plan_.slice(decls_.at(name), rank_); }
 
     /// The slices of `names` (without ".weight") stacked; nothing if this rank has no share.
     MatrixSpec spec(const std::vector<std::string>& names) const {
@@ -77,8 +73,15 @@ class Loader {
         return sum;
     }
 
-    void matrix(const std::vector<std::string>& names, std::unique_ptr<Matrix>& target) {
-        MatrixSpec parts = spec(names);
+    void matrix(const std::vector<std::string>& names, std::unique_ptr<Matrix>& target) { load(spec(names), target); }
+
+    void head(std::unique_ptr<Matrix>& target) {
+        MatrixSpec parts;
+        if (auto rows = slice(head_)) parts.weights.push_back(*rows);
+        load(parts, target);
+    }
+
+    void load(const MatrixSpec& parts, std::unique_ptr<Matrix>& target) {
         if (parts.weights.empty()) return;
         jobs_.push_back({bytes(parts), [this, parts, &target] { target = backend_.loadMatrix(source_, parts); }});
     }
@@ -151,6 +154,7 @@ class Loader {
     const TensorSource& source_;
     Backend& backend_;
     std::unordered_map<std::string, TensorDecl> decls_;
+    std::string head_;  // the tensor that the head is made of
     std::vector<Job> jobs_;
 };
 
@@ -163,11 +167,7 @@ RankWeights loadWeights(const Architecture& arch, const ShardPlan& plan, int ran
 
 size_t storedWeightBytes(const Architecture& arch, const ShardPlan& plan, int rank, const TensorSource& source) {
     size_t sum = 0;
-    for (TensorDecl decl : declareTensors(arch)) {
-        if (decl.cut == Cut::RootOnly) {
-            if (!arch.config.tieEmbeddings) continue;
-            decl.cut = Cut::Vocabulary;
-        }
+    for (const TensorDecl& decl : computedTensors(arch)) {
         if (const auto slice = plan.slice(decl, rank)) sum += sliceBytes(source, *slice);
     }
     return sum;

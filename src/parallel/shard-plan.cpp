@@ -129,21 +129,23 @@ ShardPlan makeShardPlan(const Architecture& arch, const std::vector<NodeSpec>& n
 
 std::optional<TensorSlice> ShardPlan::slice(const TensorDecl& tensor, int rank) const {
     const RankShare& share = shares_[rank];
-    const auto rows = [&](Span span, int scale) -> std::optional<TensorSlice> {
+    const int unit = tensor.cutUnit;
+    const auto rows = [&](Span span) -> std::optional<TensorSlice> {
         if (span.size() == 0) return std::nullopt;
         // A vector lies along its columns.
-        const int64_t begin = int64_t{span.begin} * scale, end = int64_t{span.end} * scale;
+        const int64_t begin = int64_t{span.begin} * unit, end = int64_t{span.end} * unit;
         if (!tensor.isWeight) return TensorSlice{tensor.name, 0, 1, begin, end};
         return TensorSlice{tensor.name, begin, end, 0, tensor.cols};
     };
-    const auto columns = [&](Span span, int scale) -> std::optional<TensorSlice> {
+    const auto columns = [&](Span span) -> std::optional<TensorSlice> {
         if (span.size() == 0) return std::nullopt;
-        return TensorSlice{tensor.name, 0, tensor.rows, int64_t{span.begin} * scale, int64_t{span.end} * scale};
+        return TensorSlice{tensor.name, 0, tensor.rows, int64_t{span.begin} * unit, int64_t{span.end} * unit};
     };
-    const bool sharedExpert = tensor.name.find(".moe.shared.") != std::string::npos;
-    const Span inner = tensor.expert >= 0 ? share.experts : sharedExpert ? share.shared : share.ffn;
+    const Span inner = tensor.part == Part::RoutedExpert   ? share.experts
+                       : tensor.part == Part::SharedExpert ? share.shared
+                                                           : share.ffn;
     const TensorSlice whole{tensor.name, 0, tensor.rows, 0, tensor.cols};
-    if (tensor.expert >= 0 && !owners_.empty())
+    if (tensor.part == Part::RoutedExpert && !owners_.empty())
         return owners_[tensor.layer][tensor.expert] == rank ? std::optional(whole) : std::nullopt;
     switch (tensor.cut) {
         case Cut::Replicated:
@@ -155,17 +157,17 @@ std::optional<TensorSlice> ShardPlan::slice(const TensorDecl& tensor, int rank) 
         case Cut::FfnSum:
             return firstWith(&RankShare::ffn) == rank ? std::optional(whole) : std::nullopt;
         case Cut::QueryHeads:
-            return rows(share.heads, headDim_);
+            return rows(share.heads);
         case Cut::KvHeads:
-            return rows(share.kvHeads, headDim_);
+            return rows(share.kvHeads);
         case Cut::HeadColumns:
-            return columns(share.heads, headDim_);
+            return columns(share.heads);
         case Cut::FfnRows:
-            return rows(inner, 1);
+            return rows(inner);
         case Cut::FfnColumns:
-            return columns(inner, 1);
+            return columns(inner);
         case Cut::Vocabulary:
-            return rows(share.vocabulary, 1);
+            return rows(share.vocabulary);
     }
     return std::nullopt;
 }
@@ -203,11 +205,7 @@ uint64_t ShardPlan::hash() const {
 
 std::vector<TensorSlice> rankSlices(const Architecture& arch, const ShardPlan& plan, int rank) {
     std::vector<TensorSlice> slices;
-    for (TensorDecl decl : declareTensors(arch)) {
-        if (decl.cut == Cut::RootOnly) {
-            if (!arch.config.tieEmbeddings) continue;
-            decl.cut = Cut::Vocabulary;  // a tied head is cut like any other
-        }
+    for (const TensorDecl& decl : computedTensors(arch)) {
         if (auto slice = plan.slice(decl, rank)) slices.push_back(std::move(*slice));
     }
     return slices;
