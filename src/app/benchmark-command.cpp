@@ -7,6 +7,7 @@
 #include "app/run-report.hpp"
 #include "app/session.hpp"
 #include "base/errors.hpp"
+#include "base/printable.hpp"
 #include "cpu/read-bandwidth.hpp"
 
 namespace dllama {
@@ -81,8 +82,8 @@ int runBenchmark(const BenchmarkOptions& options) {
 
     const size_t readPerToken = session.activeWeightBytes();
     const auto bytesPerSecond = [&](const Measurement& m) { return m.mean * static_cast<double>(readPerToken); };
-    const std::string name =
-        session.file().config().name.empty() ? session.arch().config.architecture : session.file().config().name;
+    const std::string name = session.file().config().name.empty() ? session.arch().config.architecture
+                                                                  : printable(session.file().config().name);
     const std::string model = fmt::format("{} {}", name, dtypeName(session.file().weightType()));
     if (options.json) {
         nlohmann::json tests = nlohmann::json::array();

@@ -7,6 +7,8 @@
 #include "app/options.hpp"
 #include "app/session.hpp"
 #include "base/errors.hpp"
+#include "base/output-file.hpp"
+#include "base/printable.hpp"
 #include "text/chat-format.hpp"
 
 namespace dllama {
@@ -45,7 +47,7 @@ class Chat {
         const std::string name =
             options_.chatFormat.empty() ? session_.tokenizer().file().chatFormat : options_.chatFormat;
         fmt::print("⭐ Chat template: {}\n", name.empty() ? "none (the model continues your text)" : name);
-        for (int id : stops_.ids) fmt::print("🛑 Stop: {}\n", session_.tokenizer().piece(id));
+        for (int id : stops_.ids) fmt::print("🛑 Stop: {}\n", printable(session_.tokenizer().piece(id)));
     }
 
     void setSystem(const std::string& text) {
@@ -95,7 +97,7 @@ class Chat {
                 started = !shown.empty();
             }
             fmt::print("{}", shown);
-            std::fflush(stdout);
+            flushOutput();
         };
         if (insideThink) fmt::print("<think>");
         interrupt.clear();

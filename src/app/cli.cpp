@@ -9,6 +9,7 @@
 
 #include "app/options.hpp"
 #include "base/errors.hpp"
+#include "base/output-file.hpp"
 #include "base/printable.hpp"
 
 namespace dllama {
@@ -24,11 +25,15 @@ constexpr const char* kVersion = "dllama " DLLAMA_VERSION " (CPU)";
 const CLI::Validator kNotNegative(
     [](const std::string& text) { return text.starts_with('-') ? text + " is below 0" : std::string(); }, "");
 
+// A variable of a script that was not set must not mean "no secret".
+const CLI::Validator kNamed([](const std::string& text) { return text.empty() ? "it names no file" : ""; }, "");
+
 void addClusterFlags(CLI::App& command, ClusterFlags& c) {
     command.add_option("--workers", c.workers, "Machines that compute along, each running dllama worker")
         ->type_name("HOST:PORT ...");
     command.add_option("--secret-file", c.secretFile, "The cluster's secret (dllama keygen); or in $DLLAMA_SECRET")
-        ->type_name("FILE");
+        ->type_name("FILE")
+        ->check(kNamed);
     command.add_flag("--insecure", c.insecure, "Talk to other machines in plain text");
     command
         .add_option("--node-weights", c.nodeWeights, "Shares of the work, root first, or measured; without it equal")
@@ -210,7 +215,8 @@ void addWorker(CLI::App& app, int& exitCode) {
         ->type_name("ADDRESS");
     command->add_option("--nthreads", o->nThreads, "Threads; without it one for each core")->type_name("N");
     command->add_option("--secret-file", o->secretFile, "The cluster's secret (dllama keygen); or in $DLLAMA_SECRET")
-        ->type_name("FILE");
+        ->type_name("FILE")
+        ->check(kNamed);
     command->add_flag("--insecure", o->insecure, "Serve anyone who connects, in plain text");
     command->add_option("--cache-dir", o->cacheDir, "Where received weights are kept; none: nowhere; ~/.cache/dllama")
         ->type_name("FOLDER");
@@ -276,9 +282,12 @@ int runCli(int argc, char** argv) {
     addWorker(app, exitCode);
     addKeygen(app, exitCode);
     try {
-        app.parse(argc, argv);
-    } catch (const CLI::Success& asked) {  // --help, --version
-        return app.exit(asked);
+        try {
+            app.parse(argc, argv);
+        } catch (const CLI::Success& asked) {  // --help, --version
+            exitCode = app.exit(asked);
+        }
+        flushOutput();
     } catch (const CLI::ParseError& error) {
         return fail(describe(error, app, argc, argv));
     } catch (const Interrupted&) {

@@ -13,10 +13,6 @@ namespace dllama {
 
 namespace {
 
-bool isThisMachine(const std::string& host) {
-    return host == "localhost" || host == "::1" || host.starts_with("127.");
-}
-
 std::vector<double> parseWeights(const std::string& text) {
     std::vector<double> weights;
     std::istringstream parts(text);
@@ -34,8 +30,8 @@ std::vector<double> parseWeights(const std::string& text) {
 
 std::optional<Secret> findSecret(const std::string& secretFile) {
     if (!secretFile.empty()) return Secret::readFile(secretFile);
-    if (const char* text = std::getenv("DLLAMA_SECRET"); text != nullptr && *text != '\0')
-        return Secret::parse(text, "DLLAMA_SECRET");
+    // An empty one is a mistake, such as a variable that was not set, and must not mean "no secret".
+    if (const char* text = std::getenv("DLLAMA_SECRET"); text != nullptr) return Secret::parse(text, "DLLAMA_SECRET");
     return std::nullopt;
 }
 
@@ -45,7 +41,7 @@ ClusterOptions clusterOptions(const ModelOptions& options, Device root, ThreadPo
     cluster.secret = findSecret(flags.secretFile);
     for (const std::string& worker : flags.workers) {
         cluster.workers.push_back(parseAddress(worker));
-        if (!cluster.secret && !flags.insecure && !isThisMachine(cluster.workers.back().host))
+        if (!cluster.secret && !flags.insecure && !isLoopback(cluster.workers.back().host))
             throw ConfigError("worker {} is another machine: give --secret-file, or --insecure for plain text", worker);
     }
     const auto wire = wireFromName(options.bufferFloatType);

@@ -6,6 +6,7 @@
 #include "app/run-report.hpp"
 #include "app/session.hpp"
 #include "base/errors.hpp"
+#include "base/output-file.hpp"
 
 namespace dllama {
 
@@ -45,7 +46,7 @@ int runInference(const InferenceOptions& options) {
             // The first token comes out of the prompt's own step.
             printPredicted(step.nPrefillTokens > 0 ? StepReport{} : step, piece.empty() ? "~" : piece);
         }
-        std::fflush(stdout);
+        flushOutput();
     }
     if (interrupt.raised()) fmt::print("🛑 Interrupted\n");
     report.print(session.cluster());

@@ -1,10 +1,9 @@
-#include <cstring>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "app/options.hpp"
 #include "app/session.hpp"
 #include "base/errors.hpp"
+#include "base/output-file.hpp"
 
 namespace dllama {
 
@@ -25,14 +24,13 @@ int runLogits(const LogitsOptions& options) {
 
     nlohmann::json result = {{"prompt", tokens}, {"vocab", session.arch().config.vocabSize}};
     if (!options.out.empty()) {
-        std::ofstream out(options.out, std::ios::binary);
+        OutputFile out(options.out);
         int rows = 0;
         engine.score(tokens, 0, [&](int, std::span<const float> logits) {
-            out.write(reinterpret_cast<const char*>(logits.data()), static_cast<std::streamsize>(logits.size_bytes()));
+            out.write(std::as_bytes(logits));
             rows++;
         });
-        out.close();
-        if (!out) throw FormatError("{}: cannot be written: {}", options.out, std::strerror(errno));
+        out.finish();
         result["rows"] = rows;
         result["out"] = options.out;
     }

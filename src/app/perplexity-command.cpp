@@ -4,6 +4,7 @@
 #include "app/options.hpp"
 #include "app/session.hpp"
 #include "base/errors.hpp"
+#include "base/output-file.hpp"
 
 namespace dllama {
 
@@ -53,10 +54,9 @@ int runPerplexity(const PerplexityOptions& options) {
             if (options.idsFile.empty())
                 fmt::print("{:5} / {}, prob={:.6f}\n", scored, tokens.size() - 1, std::exp(logProb));
         });
-        if (!options.idsFile.empty()) {
+        if (!options.idsFile.empty())
             fmt::print("{:5} / {}, perplexity={:.4f}\n", begin + part.size(), tokens.size(), std::exp(-sum / scored));
-            std::fflush(stdout);
-        }
+        flushOutput();
     }
     const double mean = sum / scored;
     fmt::print("\nResults\n   perplexity: {:.6f} (lower = better)\n   avgLogProb: {:.6f}\n   bitPerToken: {:.6f}\n",

@@ -38,6 +38,7 @@ bool isCredential(const std::string& path) {
 Secret Secret::parse(std::string_view base64, const std::string& origin) {
     while (!base64.empty() && isSpace(base64.back())) base64.remove_suffix(1);
     while (!base64.empty() && isSpace(base64.front())) base64.remove_prefix(1);
+    if (base64.empty()) throw ConfigError("{}: the secret is empty (make one: dllama keygen FILE)", origin);
     if (base64.size() > kMaxText) throw ConfigError("{}: a secret has at most {} characters", origin, kMaxText);
     Secret secret;
     secret.bytes_.resize(base64.size() / 4 * 3 + 3);
@@ -73,8 +74,12 @@ void Secret::generateFile(const std::string& path) {
     const int n = EVP_EncodeBlock(text, bytes, sizeof bytes);
     text[n] = '\n';
     const Socket file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-    if (file.fd() < 0 || ::write(file.fd(), text, n + 1) != n + 1)
-        throw ConfigError("{}: {}", path, std::strerror(errno));
+    if (file.fd() < 0) throw ConfigError("{}: {}", path, std::strerror(errno));
+    if (::write(file.fd(), text, n + 1) != n + 1 || ::fsync(file.fd()) != 0) {
+        const int error = errno;
+        ::unlink(path.c_str());  // half a secret
+        throw ConfigError("{}: {}", path, std::strerror(error));
+    }
 }
 
 Secret::Key Secret::derive(std::string_view purpose) const {

@@ -1,10 +1,14 @@
 #pragma once
 
+#include <sys/socket.h>
+
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/errors.hpp"
 
@@ -33,6 +37,10 @@ struct Address {
 /// "name:9999", "10.0.0.2:9999", "[fe80::1]:9999". Throws ConfigError.
 Address parseAddress(const std::string& text);
 
+/// True for "localhost" and the addresses 127.0.0.0/8 and ::1: nobody else's machine, whatever name servers say. A name
+/// that merely begins so (127.example.org) may be anyone's.
+bool isLoopback(const std::string& host);
+
 /// A file descriptor that closes itself.
 class Socket {
   public:
@@ -50,8 +58,20 @@ class Socket {
     int fd_ = -1;
 };
 
-/// A non-blocking socket, ready for small messages. Throws ConnectionError.
-Socket connectTcp(const Address& address, Deadline deadline);
+/// An address as connect() wants it.
+struct Endpoint {
+    sockaddr_storage storage{};
+    socklen_t length = 0;
+};
+/// The endpoints of a name, best first. Throws ConnectionError.
+std::vector<Endpoint> lookUp(const Address& address);
+
+/// A non-blocking socket, ready for small messages. Throws ConnectionError, by the deadline even if no name server
+/// answers
+/// (`lookup` then goes on in a thread of its own). Where a name has several addresses the next one is tried as well
+/// when one has not answered for a quarter of a second, and the first to answer is taken (RFC 8305).
+Socket connectTcp(const Address& address, Deadline deadline,
+                  const std::function<std::vector<Endpoint>(const Address&)>& lookup = lookUp);
 
 struct Incoming {
     Socket socket;

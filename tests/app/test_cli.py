@@ -74,6 +74,7 @@ FAULTS = [
     (["worker", "--cache-size", "-1"], "--cache-size: -1 is below 0"),
     (["inference", *DEMO, *PROMPT, "--workers", "nowhere"], "address nowhere is not host:port"),
     (["inference", *DEMO, *PROMPT, "--workers", "10.1.2.3:9999"], "give --secret-file, or --insecure"),
+    (["inference", *DEMO, *PROMPT, "--workers", "127.evil.example:9999"], "give --secret-file, or --insecure"),
     (["logits", *DEMO, "--ids", "5,999999", "--greedy", "1"], "token id 999999 is outside the vocabulary of 4096"),
     (["logits", *DEMO], "one of --ids and --ids-file"),
     (["perplexity", *DEMO, "--ids-file", ROOT / "Makefile"], "not a list of token ids"),
@@ -141,6 +142,76 @@ def test_output_that_nobody_reads():
     program.stdout.close()
     assert program.wait(timeout=60) >= 0  # no death by a signal
     program.stderr.close()
+
+
+COMMANDS_THAT_PRINT = [
+    ["inference", *DEMO, *PROMPT, "--steps", "20"],
+    ["info", *DEMO[:2]],
+    ["tokenize", *DEMO[2:], "--text", "some text"],
+    ["logits", *DEMO, "--ids", "1,2,3", "--greedy", "3"],
+    ["perplexity", *DEMO, "--prompt", "some text"],
+    ["--help"],
+]
+
+
+@pytest.mark.parametrize("arguments", COMMANDS_THAT_PRINT, ids=lambda arguments: arguments[0])
+def test_a_full_disk_is_an_error(arguments):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([PROGRAM, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert result.returncode == 1, result.stderr
+    assert "No space left on device" in result.stderr
+
+
+def test_a_reader_that_goes_away_ends_the_answer():
+    program = subprocess.Popen(
+        [PROGRAM, "inference", *DEMO, *PROMPT, "--steps", "2000", "--temperature", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    program.stdout.readline()
+    program.stdout.close()
+    begin = time.monotonic()
+    assert program.wait(timeout=60) == 1
+    assert time.monotonic() - begin < 3
+    assert "Broken pipe" in program.stderr.read()
+
+
+def test_an_old_file_stays_until_the_new_one_is_complete(tmp_path):
+    out = tmp_path / "logits"
+    out.write_text("old")
+    result = run("logits", *DEMO, "--ids", "5,999999", "--out", out)
+    assert result.returncode == 1 and out.read_text() == "old"
+    program = subprocess.Popen(
+        [PROGRAM, "logits", *DEMO, "--ids", ",".join(["5"] * 900), "--out", out], stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 30
+    while not list(tmp_path.glob("*.part")) and time.monotonic() < deadline and program.poll() is None:
+        time.sleep(0.005)
+    assert out.read_text() == "old"
+    program.kill()
+    program.communicate()
+    link = tmp_path / "link"
+    link.symlink_to(out)
+    result = run("logits", *DEMO, "--ids", "1,2,3", "--out", link)
+    assert result.returncode == 0, result.stderr
+    assert link.is_symlink() and out.stat().st_size == 3 * 4096 * 4
+    full = run("logits", *DEMO, "--ids", "1,2,3", "--out", "/dev/full")
+    assert full.returncode == 1 and "/dev/full: cannot be written: No space left" in full.stderr
+
+
+def test_an_empty_secret_is_no_secret(tmp_path):
+    empty = tmp_path / "empty.key"
+    empty.touch(mode=0o600)
+    for flags, environment in (
+        (["--secret-file", empty], {}),
+        (["--secret-file", ""], {}),
+        ([], {"DLLAMA_SECRET": ""}),
+        ([], {"DLLAMA_SECRET": " "}),
+    ):
+        result = run("worker", "--port", 0, "--insecure", *flags, env={**os.environ, **environment}, timeout=10)
+        assert result.returncode == 1, flags
+        assert "secret" in result.stderr
 
 
 def test_control_c_ends_inference_with_its_tables():

@@ -1,4 +1,5 @@
 // Collectives of ranks, and the small parts that a cluster is made of.
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -167,6 +168,72 @@ TEST(Loss, FrameOfAnotherCollectiveIsRefused) {
         mesh.line(1, 0).send(frame, after(milliseconds(500)));
         EXPECT_THROW(mesh.rank(0).reduceOneShot(values.data(), values.size()), ProtocolError);
     }
+}
+
+/// A socket that listens on loopback.
+Socket listening(int backlog, Endpoint& endpoint) {
+    Socket socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    auto& address = reinterpret_cast<sockaddr_in&>(endpoint.storage);
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    endpoint.length = sizeof address;
+    EXPECT_EQ(::bind(socket.fd(), reinterpret_cast<sockaddr*>(&address), endpoint.length), 0);
+    EXPECT_EQ(::listen(socket.fd(), backlog), 0);
+    EXPECT_EQ(::getsockname(socket.fd(), reinterpret_cast<sockaddr*>(&address), &endpoint.length), 0);
+    return socket;
+}
+
+TEST(Connecting, TheSecondAddressIsTriedWhenTheFirstIsDead) {
+    Endpoint dead, refusing, alive;
+    // With a full queue nobody answers, as at an address that leads nowhere.
+    const Socket silent = listening(0, dead);
+    std::vector<Socket> queue;
+    for (int i = 0; i < 4; i++) {
+        queue.emplace_back(::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+        ::connect(queue.back().fd(), reinterpret_cast<sockaddr*>(&dead.storage), dead.length);
+    }
+    { const Socket gone = listening(1, refusing); }
+    const Socket listener = listening(16, alive);
+    const auto timeOf = [&](const std::vector<Endpoint>& endpoints) {
+        const Clock::time_point begin = Clock::now();
+        try {
+            connectTcp({"a name", 1}, after(milliseconds(1500)), [&](const Address&) { return endpoints; });
+        } catch (const ConnectionError& error) {
+            return std::pair(Clock::now() - begin, std::string(error.what()));
+        }
+        return std::pair(Clock::now() - begin, std::string());
+    };
+    EXPECT_EQ(timeOf({alive}).second, "");
+    const auto [time, error] = timeOf({dead, refusing, alive});
+    EXPECT_EQ(error, "");
+    EXPECT_LT(time, milliseconds(1000));
+    EXPECT_EQ(timeOf({dead, dead, dead, dead, dead, dead, dead, dead, alive}).second, "");
+    EXPECT_EQ(timeOf({refusing}).second, "a name:1: Connection refused");
+    const auto [limit, why] = timeOf({dead});
+    EXPECT_EQ(why, "a name:1: Connection timed out");
+    EXPECT_GE(limit, milliseconds(1400));
+    EXPECT_LT(limit, milliseconds(1900));
+}
+
+TEST(Connecting, DeadNameServersKeepToTheLimit) {
+    std::atomic<bool> answered{false};
+    const Clock::time_point begin = Clock::now();
+    EXPECT_THROW(connectTcp({"a name", 1}, after(milliseconds(200)),
+                            [&](const Address&) {
+                                std::this_thread::sleep_for(milliseconds(1000));
+                                answered = true;
+                                return std::vector<Endpoint>{};
+                            }),
+                 ConnectionError);
+    EXPECT_LT(Clock::now() - begin, milliseconds(600));
+    while (!answered) std::this_thread::sleep_for(milliseconds(10));  // it refers to this test
+    EXPECT_THROW(connectTcp({"no such name.invalid", 1}, after(milliseconds(2000))), ConnectionError);
+}
+
+TEST(Addresses, OnlyThisMachineIsLoopback) {
+    for (const char* host : {"localhost", "127.0.0.1", "127.1.2.3", "::1"}) EXPECT_TRUE(isLoopback(host)) << host;
+    for (const char* host : {"127.evil.example", "127.0.0.1.example.org", "128.0.0.1", "10.0.0.1", "::2", "", "127"})
+        EXPECT_FALSE(isLoopback(host)) << host;
 }
 
 TEST(Addresses, AreReadAndRefused) {
