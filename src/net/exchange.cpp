@@ -23,6 +23,9 @@ bool advance(Transfer& t) {
                                     t.expected.length);
         }
     }
+    if (t.nReceived == t.in.size() && t.nReceived != received)
+        checkSeal(std::span<const std::byte>(t.in).first<kFrameHeaderBytes>(), t.in.subspan(kFrameHeaderBytes),
+                  t.connection->peer());
     return t.nSent != sent || t.nReceived != received;
 }
 

@@ -1,5 +1,7 @@
 #include "net/frame.hpp"
 
+#include <xxhash.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -10,6 +12,11 @@ namespace dllama {
 namespace {
 
 constexpr size_t KiB = 1024, MiB = 1024 * KiB;
+constexpr size_t kSealed = 16;  // bytes of the header that the checksum covers
+
+uint64_t checksumOf(const std::byte* header, std::span<const std::byte> payload) {
+    return XXH3_64bits_withSeed(payload.data(), payload.size(), XXH3_64bits(header, kSealed));
+}
 
 }  // namespace
 
@@ -53,6 +60,19 @@ void writeHeader(const FrameHeader& header, std::span<std::byte> to) {
     std::memcpy(p + 12, &header.length, 4);
 }
 
+void sealFrame(std::span<std::byte> frame) {
+    const uint64_t checksum = checksumOf(frame.data(), frame.subspan(kFrameHeaderBytes));
+    std::memcpy(frame.data() + kSealed, &checksum, sizeof checksum);
+}
+
+void checkSeal(std::span<const std::byte, kFrameHeaderBytes> header, std::span<const std::byte> payload,
+               const std::string& peer) {
+    uint64_t stated = 0;
+    std::memcpy(&stated, header.data() + kSealed, sizeof stated);
+    if (checksumOf(header.data(), payload) != stated)
+        throw ConnectionError("{}: a frame of {} bytes arrived damaged", peer, payload.size());
+}
+
 FrameHeader readHeader(std::span<const std::byte, kFrameHeaderBytes> from, const std::string& peer) {
     FrameHeader header;
     const std::byte* p = from.data();
@@ -87,6 +107,7 @@ void sendFrame(Connection& connection, uint32_t session, FrameType type, std::sp
     std::vector<std::byte> bytes(kFrameHeaderBytes + payload.size());
     writeHeader({session, 0, type, 0, static_cast<uint32_t>(payload.size())}, bytes);
     if (!payload.empty()) std::memcpy(bytes.data() + kFrameHeaderBytes, payload.data(), payload.size());
+    sealFrame(bytes);
     connection.send(bytes, deadline);
 }
 
@@ -109,6 +130,7 @@ Frame receiveFrame(Connection& connection, uint32_t session, std::initializer_li
                             static_cast<int>(header.type), header.length, limit);
     Frame frame{header.type, std::vector<std::byte>(header.length)};
     connection.receive(frame.payload, deadline);
+    checkSeal(bytes, frame.payload, connection.peer());
     if (!isAllowed) throw ConnectionError("{}: {}", connection.peer(), printable(frame.text()));
     return frame;
 }

@@ -10,13 +10,14 @@
 
 #include "net/connection.hpp"
 
-/// Everything between root and workers travels in frames: 16 bytes of header (little-endian) and a payload.
+/// Everything between root and workers travels in frames: 24 bytes of header (little-endian) and a payload.
 ///
 ///     0  u32 session    lower half of the session id: a frame of an earlier session is refused
 ///     4  u32 sequence   number of the collective (Part, Rows), else 0
 ///     8  u16 type
 ///    10  u16 flags      0
 ///    12  u32 length     of the payload; at most maxPayload(type)
+///    16  u64 checksum   XXH3 of the payload, seeded by the XXH3 of the 16 bytes before
 namespace dllama {
 
 enum class FrameType : uint16_t {
@@ -38,7 +39,7 @@ enum class FrameType : uint16_t {
     Statistics,  // JSON: what a worker measured
 };
 
-constexpr size_t kFrameHeaderBytes = 16;
+constexpr size_t kFrameHeaderBytes = 24;
 
 struct FrameHeader {
     uint32_t session = 0;
@@ -51,7 +52,14 @@ struct FrameHeader {
 /// Most bytes that a frame of this type may announce; 0 for a type that does not exist.
 size_t maxPayload(FrameType type);
 
+/// Writes all but the checksum.
 void writeHeader(const FrameHeader& header, std::span<std::byte> to);
+/// Adds the checksum to a whole frame, whose payload is complete.
+void sealFrame(std::span<std::byte> frame);
+/// Throws ConnectionError, naming `peer`, if the frame has changed on its way: TCP's own checksum misses one damaged
+/// packet in 65,536, and memory of network cards has none.
+void checkSeal(std::span<const std::byte, kFrameHeaderBytes> header, std::span<const std::byte> payload,
+               const std::string& peer);
 /// Throws ProtocolError, naming `peer`, for an unknown type or a length beyond the type's limit.
 FrameHeader readHeader(std::span<const std::byte, kFrameHeaderBytes> from, const std::string& peer);
 

@@ -38,8 +38,8 @@ std::optional<Hello> helloOf(const std::string& identity) {
 /// Session 0 in the frames of the handshake: the session is what they agree about.
 constexpr uint32_t kNoSession = 0;
 
-json parse(const Frame& frame, const std::string& peer) {
-    json document = parseJson(frame.text());
+json parse(std::string_view text, const std::string& peer) {
+    json document = parseJson(text);
     if (!document.is_object()) throw ProtocolError("{}: its greeting is not a JSON object", peer);
     return document;
 }
@@ -48,6 +48,26 @@ json parse(const Frame& frame, const std::string& peer) {
 
 const char* buildId() {
     return DLLAMA_BUILD_ID;
+}
+
+NodeInfo nodeInfoFromJson(std::string_view text, const std::string& peer) {
+    const json answer = parse(text, peer);
+    NodeInfo node;
+    try {
+        if (const std::string error = answer.value("error", ""); !error.empty())
+            throw Refused(answer.value("busy", false), fmt::format("{}: {}", peer, printable(error)));
+        node.memory = answer.at("memory").get<uint64_t>();
+        node.threads = answer.at("threads").get<int>();
+        node.speed = answer.at("speed").get<double>();
+        node.cpu = printable(answer.at("cpu").get<std::string>());
+        const json& device = answer.at("device");
+        node.device = {device.at("gpu").get<std::string>(), device.at("host").get<std::string>(),
+                       device.at("process").get<std::string>(), device.at("nccl").get<std::string>(),
+                       device.at("reaches").get<std::vector<std::string>>()};
+    } catch (const json::exception&) {
+        throw ProtocolError("{}: its greeting lacks a field", peer);
+    }
+    return node;
 }
 
 Greeted dial(const Address& address, const Hello& hello, const Secret* secret, Deadline deadline) {
@@ -70,21 +90,7 @@ Greeted dial(const Address& address, const Hello& hello, const Secret* secret, D
                                   secret == nullptr ? " without a secret: does it want one?" : "");
         }
     }();
-    const json answer = parse(frame, address.text());
-    try {
-        if (const std::string error = answer.value("error", ""); !error.empty())
-            throw Refused(answer.value("busy", false), fmt::format("{}: {}", address.text(), printable(error)));
-        greeted.node.memory = answer.at("memory").get<uint64_t>();
-        greeted.node.threads = answer.at("threads").get<int>();
-        greeted.node.speed = answer.at("speed").get<double>();
-        greeted.node.cpu = printable(answer.at("cpu").get<std::string>());
-        const json& device = answer.at("device");
-        greeted.node.device = {device.at("gpu").get<std::string>(), device.at("host").get<std::string>(),
-                               device.at("process").get<std::string>(), device.at("nccl").get<std::string>(),
-                               device.at("reaches").get<std::vector<std::string>>()};
-    } catch (const json::exception&) {
-        throw ProtocolError("{}: its greeting lacks a field", address.text());
-    }
+    greeted.node = nodeInfoFromJson(frame.text(), address.text());
     return greeted;
 }
 
@@ -100,7 +106,7 @@ Caller greet(Incoming incoming, const Secret* secret, Deadline deadline) {
         caller.connection = std::make_unique<PlainConnection>(std::move(incoming.socket), peer);
 
     const Frame frame = receiveFrame(*caller.connection, kNoSession, {FrameType::Hello}, deadline);
-    const json text = parse(frame, peer);
+    const json text = parse(frame.text(), peer);
     std::string build, claimed;
     int protocol = 0;
     try {

@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "net/connection.hpp"
 #include "net/secret.hpp"
@@ -12,7 +13,7 @@
 /// How a connection begins: TLS if there is a secret, then Hello and Welcome. Both sides check protocol and build.
 namespace dllama {
 
-constexpr int kProtocolVersion = 4;
+constexpr int kProtocolVersion = 5;
 
 /// The program's version: ranks add up the same bits only if they compute alike.
 const char* buildId();
@@ -45,6 +46,9 @@ struct Refused : ConnectionError {
     /// It serves another root, or has not noticed yet that its last one is gone.
     bool busy;
 };
+
+/// What a Welcome says. Throws Refused, and ProtocolError, naming `peer`, for a damaged one.
+NodeInfo nodeInfoFromJson(std::string_view text, const std::string& peer);
 
 struct Greeted {
     std::unique_ptr<Connection> connection;

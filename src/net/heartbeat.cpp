@@ -87,6 +87,7 @@ bool Heartbeat::receiveSome(Line& line, Frame& frame) {
         const bool inHeader = line.nReceived < kFrameHeaderBytes;
         const size_t inPayload = inHeader ? 0 : line.nReceived - kFrameHeaderBytes;
         if (!inHeader && inPayload == line.payload.size()) {
+            checkSeal(line.header, line.payload, connection.peer());
             frame.type = readHeader(line.header, connection.peer()).type;
             frame.payload = std::move(line.payload);
             line.payload.clear();

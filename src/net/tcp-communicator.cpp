@@ -156,6 +156,7 @@ void TcpCommunicator::gatherRows(std::span<const float> mine, int nRows, std::sp
         const std::span<std::byte> frame = outFrame(0, FrameType::Rows, mine.size_bytes());
         std::memcpy(frame.data() + kFrameHeaderBytes, mine.data(), mine.size_bytes());
         writeHeader({options_.session, sequence, FrameType::Rows, 0, static_cast<uint32_t>(mine.size_bytes())}, frame);
+        sealFrame(frame);
         transfers_.push_back({.rank = 0, .connection = peers_[0], .out = frame});
         exchangeFrames(transfers_, Clock::now() + options_.timeout);
         countCollective(begin);
@@ -264,12 +265,18 @@ template <typename Out>
 void TcpCommunicator::meet(FrameType type, const Out& out, const std::function<bool()>& idle) {
     const uint32_t sequence = ++sequence_;
     transfers_.clear();
+    const std::byte* sealed = nullptr;
     // Starting behind oneself spreads the load: no rank is everybody's first.
     for (int i = 1; i < nRanks(); i++) {
         const int r = (rank() + i) % nRanks();
         const std::span<std::byte> frame = out(r);
-        writeHeader({options_.session, sequence, type, 0, static_cast<uint32_t>(frame.size() - kFrameHeaderBytes)},
-                    frame);
+        // One frame may go to all.
+        if (frame.data() != sealed) {
+            writeHeader({options_.session, sequence, type, 0, static_cast<uint32_t>(frame.size() - kFrameHeaderBytes)},
+                        frame);
+            sealFrame(frame);
+            sealed = frame.data();
+        }
         transfers_.push_back({.rank = r,
                               .connection = peers_[r],
                               .out = frame,

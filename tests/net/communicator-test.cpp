@@ -156,6 +156,25 @@ TEST(Loss, SilentRankIsNamedAtTheDeadline) {
     EXPECT_EQ(named, 2);
 }
 
+TEST(Loss, EveryFlippedBitIsNoticed) {
+    std::vector<float> values(64, 1.0f);
+    std::vector<std::byte> good(kFrameHeaderBytes + 256);
+    writeHeader({7, 1, FrameType::Part, 0, 256}, good);
+    sealFrame(good);
+    {
+        Mesh mesh(2, Wire::F32);
+        mesh.line(1, 0).send(good, after(milliseconds(500)));
+        EXPECT_NO_THROW(mesh.rank(0).reduceOneShot(values.data(), values.size()));
+    }
+    for (size_t bit = 0; bit < 8 * good.size(); bit += bit < 8 * kFrameHeaderBytes ? 1 : 37) {
+        std::vector<std::byte> bad = good;
+        bad[bit / 8] ^= std::byte(1 << bit % 8);
+        Mesh mesh(2, Wire::F32);
+        mesh.line(1, 0).send(bad, after(milliseconds(500)));
+        EXPECT_THROW(mesh.rank(0).reduceOneShot(values.data(), values.size()), Error) << "bit " << bit;
+    }
+}
+
 TEST(Loss, FrameOfAnotherCollectiveIsRefused) {
     std::vector<float> values(64, 1.0f);
     std::vector<std::byte> frame(kFrameHeaderBytes + 256);

@@ -71,7 +71,9 @@ milliseconds timeToHangUp(Connection& connection) {
 std::string frame(FrameType type, uint32_t length, const std::string& payload, uint32_t session = 0) {
     std::string bytes(kFrameHeaderBytes, '\0');
     writeHeader({session, 0, type, 0, length}, std::as_writable_bytes(std::span(bytes)));
-    return bytes + payload;
+    bytes += payload;
+    sealFrame(std::as_writable_bytes(std::span(bytes)));
+    return bytes;
 }
 
 std::string randomBytes(std::mt19937& random, size_t n) {
@@ -212,6 +214,23 @@ TEST_F(Hostile, RecordedLineIsOfNoUse) {
     }
     EXPECT_EQ(worker.lines.count("has connected"), 1) << worker.lines.all();
     expectServes(worker, true);
+}
+
+TEST_F(Hostile, FlippedBitsInPlainTextAreALossAndNoWrongText) {
+    WorkerThread worker;
+    Relay relay(worker.address());
+    options.wait = seconds(10);
+    RootUnderTest root(path, optionsFor(relay.address(), false));
+    for (int at : {0, 3, 9, 15}) {
+        EXPECT_EQ(root.greedy(prompt, 20,
+                              [&](int step) {
+                                  if (step == at) relay.flipOneBit();
+                              }),
+                  expected);
+        EXPECT_TRUE(relay.hasFlipped());
+    }
+    EXPECT_GE(worker.lines.count("arrived damaged") + root.lines.count("arrived damaged"), 4)
+        << root.lines.all() << worker.lines.all();
 }
 
 TEST_F(Hostile, AnotherVersionIsToldSo) {

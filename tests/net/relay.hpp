@@ -24,6 +24,9 @@ class Relay {
     }
     Address address() const { return {"127.0.0.1", listener_.port()}; }
     void cut() { cut_ = true; }
+    /// The next long message that passes arrives with one wrong bit in its last byte.
+    void flipOneBit() { flip_ = true; }
+    bool hasFlipped() const { return !flip_; }
     /// What the first caller has sent, and what everybody has sent and received.
     std::string firstSent() const {
         const std::lock_guard lock(mutex_);
@@ -58,6 +61,8 @@ class Relay {
     bool forward(const Socket& from, const Socket& to, bool isFirst) {
         const ssize_t n = ::recv(from.fd(), buffer_.data(), buffer_.size(), MSG_DONTWAIT);
         if (n == 0) return false;
+        constexpr ssize_t kLong = 200;
+        if (n > kLong && flip_.exchange(false)) buffer_[n - 1] ^= 1;
         if (n > 0) {
             const std::lock_guard lock(mutex_);
             everything_.append(buffer_.data(), static_cast<size_t>(n));
@@ -78,7 +83,7 @@ class Relay {
     int nPairs_ = 0;
     mutable std::mutex mutex_;
     std::string firstSent_, everything_;
-    std::atomic<bool> stopping_{false}, cut_{false};
+    std::atomic<bool> stopping_{false}, cut_{false}, flip_{false};
     std::thread thread_;
 };
 
