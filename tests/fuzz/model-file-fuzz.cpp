@@ -5,12 +5,14 @@
 #include <xxhash.h>
 
 #include <cstdint>
+#include <cstring>
 #include <string>
 
 #include "arch/architecture.hpp"
 #include "base/errors.hpp"
 #include "format/model-file.hpp"
 #include "format/model-layout.hpp"
+#include "json-mutator.hpp"
 
 namespace {
 
@@ -41,6 +43,17 @@ std::string fileOf(const uint8_t* data, size_t size) {
 }
 
 }  // namespace
+
+extern "C" size_t LLVMFuzzerMutate(uint8_t* data, size_t size, size_t maxSize);
+
+/// The description as JSON, everything else as bytes.
+extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t maxSize, unsigned seed) {
+    if (size == 0 || data[0] % 2 == 0 || seed % 4 == 0) return LLVMFuzzerMutate(data, size, maxSize);
+    const std::string json = dllama::test::mutateJson({reinterpret_cast<const char*>(data) + 1, size - 1}, seed);
+    if (json.size() + 1 > maxSize) return size;
+    std::memcpy(data + 1, json.data(), json.size());
+    return json.size() + 1;
+}
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     using namespace dllama;

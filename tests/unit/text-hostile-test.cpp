@@ -7,10 +7,11 @@
 #include <random>
 
 #include "base/errors.hpp"
+#include "sentencepiece-sample.hpp"
 #include "text/pre-tokenizer.hpp"
 #include "text/sentencepiece-model.hpp"
 
-namespace dllama {
+namespace dllama::test {
 namespace {
 
 double secondsOf(const std::string& pattern, const std::string& text, std::string& message) {
@@ -61,50 +62,6 @@ TEST(HostilePattern, PublishedOnesHaveTheTimeTheyNeed) {
     EXPECT_EQ(digits.split(wide + "7").size(), 2u);
 }
 
-/// A protobuf field of bytes, of which there are fewer than 2^28.
-std::string field(int number, const std::string& bytes) {
-    std::string out(1, static_cast<char>(number << 3 | 2));
-    for (size_t n = bytes.size();; n >>= 7) {
-        out += static_cast<char>((n & 0x7f) | (n >= 0x80 ? 0x80 : 0));
-        if (n < 0x80) return out + bytes;
-    }
-}
-std::string number(int field, int value) {
-    return {static_cast<char>(field << 3), static_cast<char>(value)};
-}
-std::string piece(const std::string& text, float score, int type = 1) {
-    std::string bytes(4, '\0');
-    std::memcpy(bytes.data(), &score, 4);
-    return field(1, field(1, text) + static_cast<char>(2 << 3 | 5) + bytes + number(3, type));
-}
-
-/// Replaces "a" by "b" (and "aa..." by "c" in a trie whose every "a" is a match).
-struct Trie {
-    std::vector<uint32_t> units = std::vector<uint32_t>(1024);
-    std::string texts = std::string("b\0c\0", 4);
-
-    static uint32_t unit(uint32_t label, bool hasValue, uint32_t offset) {
-        return label | (hasValue ? 0x100u : 0u) | offset << 10;
-    }
-    Trie() {
-        units[0] = unit(0, false, 256);                       // from the root to position 256
-        units[256 ^ 'a'] = unit('a', true, 512 ^ 256 ^ 'a');  // by "a" to position 512
-        units[512] = 1u << 31 | 0;                            // whose value is the text at 0
-    }
-    std::string charsmap() const {
-        const auto bytes = static_cast<uint32_t>(4 * units.size());
-        std::string out(4 + bytes, '\0');
-        std::memcpy(out.data(), &bytes, 4);
-        std::memcpy(out.data() + 4, units.data(), bytes);
-        return out + texts;
-    }
-};
-
-std::string model(const std::string& charsmap, float score = -1.0f) {
-    return piece("<unk>", 0.0f, 2) + piece("a", -2.0f) + piece("b", score) + field(2, number(3, 2)) +
-           field(3, field(1, "own") + field(2, charsmap) + number(3, 0));
-}
-
 std::string refusalOf(const std::string& bytes) {
     try {
         std::vector<int> ids;
@@ -117,45 +74,49 @@ std::string refusalOf(const std::string& bytes) {
 
 TEST(HostileSentencePiece, WhatIsSoundIsUsed) {
     std::vector<int> ids;
-    SentencePieceModel(model(Trie().charsmap()), "").encode("a", ids);
+    SentencePieceModel(sampleSentencePieceModel(SampleTrie().charsmap()), "").encode("a", ids);
     EXPECT_EQ(ids, std::vector<int>{2});
     ids.clear();
-    SentencePieceModel(model(""), "").encode("a", ids);
+    SentencePieceModel(sampleSentencePieceModel(""), "").encode("a", ids);
     EXPECT_EQ(ids, std::vector<int>{1});
 }
 
 TEST(HostileSentencePiece, ADamagedCharsmapIsRefused) {
-    const auto refused = [](const char* reason, const std::function<void(Trie&)>& damage) {
-        Trie trie;
+    const auto refused = [](const char* reason, const std::function<void(SampleTrie&)>& damage) {
+        SampleTrie trie;
         damage(trie);
-        EXPECT_EQ(refusalOf(model(trie.charsmap())), std::string("the sentencepiece model is damaged: ") + reason);
+        EXPECT_EQ(refusalOf(sampleSentencePieceModel(trie.charsmap())),
+                  std::string("the sentencepiece model is damaged: ") + reason);
     };
     const char* const kOut = "the charsmap leads out of its table";
-    refused(kOut, [](Trie& t) { t.units[0] = Trie::unit(0, false, 1024); });
-    refused(kOut, [](Trie& t) { t.units[0] = Trie::unit(0, false, (1 << 21) - 1) | 0x200; });
-    refused(kOut, [](Trie& t) { t.units.resize(1000), t.units[256 ^ 'a'] = Trie::unit('a', true, 800 ^ 256 ^ 'a'); });
-    refused("the charsmap names a text behind its end", [](Trie& t) { t.units[512] = 1u << 31 | 4; });
-    refused("the charsmap has a text without an end", [](Trie& t) { t.texts = std::string(300, 'x') + '\0'; });
-    refused("the charsmap has a text that is not UTF-8", [](Trie& t) { t.texts[0] = '\x80'; });
-    refused("the charsmap's texts do not end", [](Trie& t) { t.texts.back() = 'x'; });
-    refused("the length of the charsmap is impossible", [](Trie& t) { t.units.resize(1 << 19); });
-    refused("the length of the charsmap is impossible", [](Trie& t) { t.texts.clear(); });
+    refused(kOut, [](SampleTrie& t) { t.units[0] = SampleTrie::unit(0, false, 1024); });
+    refused(kOut, [](SampleTrie& t) { t.units[0] = SampleTrie::unit(0, false, (1 << 21) - 1) | 0x200; });
+    refused(kOut, [](SampleTrie& t) {
+        t.units.resize(1000), t.units[256 ^ 'a'] = SampleTrie::unit('a', true, 800 ^ 256 ^ 'a');
+    });
+    refused("the charsmap names a text behind its end", [](SampleTrie& t) { t.units[512] = 1u << 31 | 4; });
+    refused("the charsmap has a text without an end", [](SampleTrie& t) { t.texts = std::string(300, 'x') + '\0'; });
+    refused("the charsmap has a text that is not UTF-8", [](SampleTrie& t) { t.texts[0] = '\x80'; });
+    refused("the charsmap's texts do not end", [](SampleTrie& t) { t.texts.back() = 'x'; });
+    refused("the length of the charsmap is impossible", [](SampleTrie& t) { t.units.resize(1 << 19); });
+    refused("the length of the charsmap is impossible", [](SampleTrie& t) { t.texts.clear(); });
     // "a" after "a" is a match for ever.
     refused("the charsmap matches too many texts at once",
-            [](Trie& t) { t.units[512 ^ 'a'] = Trie::unit('a', true, 'a'); });
-    EXPECT_EQ(refusalOf(model(std::string(3, '\0'))),
+            [](SampleTrie& t) { t.units[512 ^ 'a'] = SampleTrie::unit('a', true, 'a'); });
+    EXPECT_EQ(refusalOf(sampleSentencePieceModel(std::string(3, '\0'))),
               "the sentencepiece model is damaged: a charsmap without a length");
 }
 
 TEST(HostileSentencePiece, ScoresAreNumbers) {
     for (const float score : {NAN, std::numeric_limits<float>::infinity(), -1e30f})
-        EXPECT_NE(refusalOf(model("", score)).find("a score that is no number"), std::string::npos) << score;
-    EXPECT_EQ(refusalOf(model("", -1e9f)), "");
+        EXPECT_NE(refusalOf(sampleSentencePieceModel("", score)).find("a score that is no number"), std::string::npos)
+            << score;
+    EXPECT_EQ(refusalOf(sampleSentencePieceModel("", -1e9f)), "");
 }
 
 TEST(HostileSentencePiece, DamageNeverCrashes) {
     std::mt19937 random(3);
-    const std::string good = model(Trie().charsmap());
+    const std::string good = sampleSentencePieceModel(SampleTrie().charsmap());
     int nRefused = 0;
     for (int i = 0; i < 3000; i++) {
         std::string bad = good;
@@ -173,4 +134,4 @@ TEST(HostileSentencePiece, DamageNeverCrashes) {
 }
 
 }  // namespace
-}  // namespace dllama
+}  // namespace dllama::test
