@@ -104,10 +104,10 @@ ClusterSetup setupFromJson(const std::string& text, const std::string& peer) {
         s.expertUse = document.at("expert_use").get<ExpertUse>();
         s.planHash = idOf(document.at("plan_hash"));
         const json& limits = document.at("limits");
-        s.limits.maxTokens = limits.at("max_tokens");
-        s.limits.maxOutputs = limits.at("max_outputs");
-        s.limits.nKvBlocks = limits.at("kv_blocks");
-        s.limits.maxPositions = limits.at("max_positions");
+        s.limits.maxTokens = integerFrom<int>(limits.at("max_tokens"));
+        s.limits.maxOutputs = integerFrom<int>(limits.at("max_outputs"));
+        s.limits.nKvBlocks = integerFrom<int>(limits.at("kv_blocks"));
+        s.limits.maxPositions = integerFrom<int>(limits.at("max_positions"));
         s.limits.kvType = dtypeOf(limits.at("kv_type"));
         const auto wire = wireFromName(document.at("wire").get<std::string>());
         if (!wire) throw ProtocolError("{}: wire {} is not known", peer, document.at("wire").get<std::string>());
@@ -117,7 +117,7 @@ ClusterSetup setupFromJson(const std::string& text, const std::string& peer) {
         if (!how) throw ProtocolError("{}: collectives {} are not known", peer, collectives);
         s.collectives = *how;
         s.rendezvous = document.at("rendezvous").get<std::string>();
-        s.numbers = document.at("numbers").get<std::vector<int>>();
+        for (const json& number : document.at("numbers")) s.numbers.push_back(integerFrom<int>(number));
         s.addresses = document.at("addresses").get<std::vector<std::string>>();
     } catch (const json::exception& error) {
         throw ProtocolError("{}: its setup is damaged: {}", peer, error.what());
@@ -184,12 +184,12 @@ std::optional<NodeStatistics> statisticsFromJson(std::string_view text) {
     NodeStatistics s;
     try {
         s.computeSeconds = document.at("compute").get<double>();
-        s.sync.nCollectives = document.at("collectives").get<uint64_t>();
+        s.sync.nCollectives = integerFrom<uint64_t>(document.at("collectives"));
         s.sync.seconds = document.at("sync").get<double>();
         s.sync.p50Us = document.at("p50").get<double>();
         s.sync.p99Us = document.at("p99").get<double>();
-        s.sync.bytesSent = document.at("sent").get<uint64_t>();
-        s.sync.bytesReceived = document.at("received").get<uint64_t>();
+        s.sync.bytesSent = integerFrom<uint64_t>(document.at("sent"));
+        s.sync.bytesReceived = integerFrom<uint64_t>(document.at("received"));
     } catch (const json::exception&) {
         return std::nullopt;
     }

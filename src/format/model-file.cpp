@@ -16,7 +16,7 @@ namespace {
 using nlohmann::json;
 
 int64_t dimension(const json& value) {
-    const int64_t n = value.get<int64_t>();
+    const int64_t n = integerFrom<int64_t>(value);
     if (n < 1 || n > (int64_t{1} << 31)) throw json::out_of_range::create(406, "dimension", &value);
     return n;
 }
@@ -39,7 +39,7 @@ Entry parseEntry(const json& item, size_t index, const std::string& origin) {
         if (shape.size() < 1 || shape.size() > 2) throw json::other_error::create(501, "shape", &item);
         entry.info.rows = shape.size() == 2 ? dimension(shape.at(0)) : 1;
         entry.info.cols = dimension(shape.at(shape.size() - 1));
-        entry.offset = item.at(3).get<uint64_t>();
+        entry.offset = integerFrom<uint64_t>(item.at(3));
         const std::string hash = item.at(4).get<std::string>();
         size_t used = 0;
         entry.hash = std::stoull(hash, &used, 16);

@@ -56,8 +56,8 @@ NodeInfo nodeInfoFromJson(std::string_view text, const std::string& peer) {
     try {
         if (const std::string error = answer.value("error", ""); !error.empty())
             throw Refused(answer.value("busy", false), fmt::format("{}: {}", peer, printable(error)));
-        node.memory = answer.at("memory").get<uint64_t>();
-        node.threads = answer.at("threads").get<int>();
+        node.memory = integerFrom<uint64_t>(answer.at("memory"));
+        node.threads = integerFrom<int>(answer.at("threads"));
         node.speed = answer.at("speed").get<double>();
         node.cpu = printable(answer.at("cpu").get<std::string>());
         const json& device = answer.at("device");
@@ -110,7 +110,7 @@ Caller greet(Incoming incoming, const Secret* secret, Deadline deadline) {
     std::string build, claimed;
     int protocol = 0;
     try {
-        protocol = text.at("protocol").get<int>();
+        protocol = integerFrom<int>(text.at("protocol"));
         build = text.at("build").get<std::string>();
         claimed = text.at("identity").get<std::string>();
     } catch (const json::exception&) {

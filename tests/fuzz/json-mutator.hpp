@@ -54,7 +54,7 @@ inline std::string mutateJson(std::string_view text, unsigned seed) {
             break;
         case 1:
             if (place.is_number_integer())
-                place = place.get<int64_t>() / 2 * 2 + static_cast<int64_t>(random() % 7) - 3;
+                place = static_cast<int64_t>(place.get<uint64_t>() + random() % 7 - 3);
             else if (place.is_string() && !place.get_ref<std::string&>().empty())
                 place.get_ref<std::string&>().pop_back();
             break;

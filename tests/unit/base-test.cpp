@@ -136,6 +136,17 @@ TEST(Json, DeepNestingIsRefusedBeforeItIsBuilt) {
         EXPECT_TRUE(parseJson(bad).is_discarded()) << bad;
 }
 
+TEST(Json, WholeNumbersAreWholeAndFit) {
+    EXPECT_EQ(integerFrom<int>(2147483647), 2147483647);
+    EXPECT_EQ(integerFrom<uint64_t>(UINT64_MAX), UINT64_MAX);
+    EXPECT_EQ(integerFrom<int>(-1), -1);
+    for (const nlohmann::json& bad :
+         {nlohmann::json(1e308), nlohmann::json(1.0), nlohmann::json("1"), nlohmann::json(true),
+          nlohmann::json(int64_t{1} << 31), nlohmann::json(UINT64_MAX), nlohmann::json()})
+        EXPECT_THROW(integerFrom<int>(bad), nlohmann::json::exception) << bad;
+    EXPECT_THROW(integerFrom<uint64_t>(-1), nlohmann::json::exception);
+}
+
 TEST(Printable, NothingSteersTheTerminal) {
     EXPECT_EQ(printable("GLM-4 \u6a21\u578b"), "GLM-4 \u6a21\u578b");
     EXPECT_EQ(printable("a\x1b[2J\x07"
