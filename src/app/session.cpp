@@ -13,6 +13,7 @@
 #include "base/errors.hpp"
 #include "base/printable.hpp"
 #include "base/system-info.hpp"
+#include "cluster/memory-plan.hpp"
 
 namespace dllama {
 

@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <random>
 #include <thread>
 
 #include "base/json.hpp"
-#include "base/printable.hpp"
+#include "cluster/memory-plan.hpp"
+#include "cluster/time-limits.hpp"
+#include "cluster/weights-id.hpp"
 #include "net/frame.hpp"
 #include "net/weight-stream.hpp"
 
@@ -14,46 +15,9 @@ namespace dllama {
 
 namespace {
 
-/// A worker that runs is there at once; one that is frozen or cut off is given up after this.
-constexpr std::chrono::milliseconds kDialLimit{2000};
-/// Between two attempts; it doubles from one to the other.
-constexpr std::chrono::milliseconds kFirstPause{100}, kLongestPause{500};
-/// What is mended within this time needs no words.
-constexpr std::chrono::milliseconds kQuietLimit{1000};
-/// When a line breaks its cause may be about to arrive on the other one.
-constexpr std::chrono::milliseconds kCauseLimit{100};
-constexpr std::chrono::milliseconds kStatisticsLimit{1000};
-/// When prompts go in microbatches: batches of so many tokens, of which one in so many stays whole, and from which
-/// share of time in collectives on. On two cores a share of 0.18 lost 5% in microbatches, 0.63 gained 43%.
-constexpr int kMinMicrobatchTokens = 32, kMeasureEvery = 16;
-constexpr double kWorthMicrobatching = 0.25;
-/// What a thread of a fast processor (AVX-512 VNNI) multiplies and adds in a prompt, in a microsecond. With a slower
-/// one the first batch may go in microbatches in vain; then collectives have been measured.
-constexpr double kProductsPerUs = 200'000.0;
-/// A worker may need so long to notice that its last session has ended: it finishes the layer it is in.
-constexpr std::chrono::seconds kBusyLimit{30};
-constexpr std::chrono::seconds kSendLimit{60};
-/// Checking a large cache file or laying out weights takes minutes on a slow disk; heartbeats watch the node meanwhile.
-constexpr std::chrono::minutes kLoadLimit{60};
 constexpr int kMaxAttempts = 5;
 
-uint64_t newSession() {
-    std::random_device random;
-    return (uint64_t{random()} << 32) | random();
-}
-
 }  // namespace
-
-/// The root's two lines to a worker.
-struct ClusterForward::Link {
-    Address address;
-    int number = 0;  // its place in --workers, from 1
-    int rank = 0;    // among those that take part
-    std::unique_ptr<Connection> control, data;
-    NodeInfo node;
-    std::string failure;  // why there is no connection
-    bool busy = false;
-};
 
 ClusterForward::ClusterForward(const ModelFile& file, const Architecture& arch, Backend& backend, ThreadPool& pool,
                                const DecoderLimits& limits, ClusterOptions options)
@@ -73,14 +37,11 @@ ClusterForward::~ClusterForward() {
 }
 
 void ClusterForward::teardown() {
-    heartbeat_.reset();
-    lostSource_.request_stop();  // nobody would tell a device any more that it waits in vain
+    if (links_) links_->close();
     decoder_.reset();
     deviceCommunicator_.reset();
     communicator_.reset();
-    links_.clear();
-    const std::lock_guard lock(mutex_);
-    lost_.reset();
+    links_.reset();
 }
 
 /// Connects and prepares everything for steps. If something breaks on the way it begins anew; if it gives up, nothing
@@ -89,7 +50,10 @@ void ClusterForward::establish(std::chrono::milliseconds wait, bool allRequired)
     for (int attempt = 1;; attempt++) {
         teardown();
         try {
-            connectControl(wait, allRequired);
+            links_ = std::make_unique<ClusterLinks>(ClusterLinks::Options{
+                options_.workers, options_.secret, options_.silence, options_.log, options_.interrupted});
+            links_->connectControl(wait, allRequired);
+            absent_ = links_->absent();
             try {
                 startSession();
                 return;
@@ -104,77 +68,6 @@ void ClusterForward::establish(std::chrono::milliseconds wait, bool allRequired)
     }
 }
 
-/// Control lines to all workers, or, if not all are required, to those that answer within `wait`.
-void ClusterForward::connectControl(std::chrono::milliseconds wait, bool allRequired) {
-    session_ = newSession();
-    {
-        const std::lock_guard lock(mutex_);
-        lostSource_ = {};
-    }
-    for (size_t i = 0; i < options_.workers.size(); i++) {
-        auto link = std::make_unique<Link>();
-        link->address = options_.workers[i];
-        link->number = link->rank = static_cast<int>(i) + 1;
-        links_.push_back(std::move(link));
-    }
-    Heartbeat::Options beats;
-    beats.session = static_cast<uint32_t>(session_);
-    beats.silence = options_.silence;
-    heartbeat_ = std::make_unique<Heartbeat>(
-        beats, [this](int node, const std::string& reason) { noteLost(node, reason); },
-        [this](int node, const Frame& frame) { hear(node, frame); });
-    const Secret* secret = options_.secret ? &*options_.secret : nullptr;
-    const Deadline begin = Clock::now(), patience = begin + wait, busyPatience = patience + kBusyLimit;
-    forEachLink([&](Link& link) {
-        bool told = false;
-        for (auto pause = kFirstPause;; pause = std::min(2 * pause, kLongestPause)) {
-            try {
-                const Hello hello{Hello::Purpose::Control, session_, 0, link.number};
-                Greeted greeted = dial(link.address, hello, secret, after(kDialLimit));
-                link.control = std::move(greeted.connection);
-                link.node = greeted.node;
-                heartbeat_->add({link.number, link.control.get()});
-                return;
-            } catch (const Refused& refused) {
-                link.busy = refused.busy;
-                link.failure = refused.what();
-                if (!refused.busy) return;
-            } catch (const ConnectionError& error) {
-                link.busy = false;
-                link.failure = error.what();
-            } catch (const ProtocolError& error) {
-                link.failure = error.what();
-                return;
-            }
-            if (options_.interrupted && options_.interrupted()) return;
-            const std::chrono::duration<double> left = (link.busy ? busyPatience : patience) - Clock::now();
-            if (left.count() <= 0.0) return;
-            if (!told && Clock::now() - begin > kQuietLimit) {
-                options_.log(fmt::format("{}; trying for {:.0f} s", link.failure, left.count()));
-                told = true;
-            }
-            std::this_thread::sleep_for(pause);
-        }
-    });
-    std::string failures;
-    absent_.clear();
-    int firstAbsent = 0;
-    for (const auto& link : links_) {
-        if (link->control) continue;
-        if (firstAbsent == 0) firstAbsent = link->rank;
-        failures += fmt::format("{}{}", failures.empty() ? "" : "; ", link->failure);
-        absent_ += fmt::format("{}{}", absent_.empty() ? "" : ", ", link->address.text());
-    }
-    if (options_.interrupted && options_.interrupted())
-        throw Interrupted("interrupted while connecting to the workers");
-    if (firstAbsent == 0) return;
-    if (allRequired) throw PeerLost(firstAbsent, "{}", failures);
-    options_.log(fmt::format("going on without {}", failures));
-    const std::lock_guard lock(mutex_);
-    std::erase_if(links_, [](const auto& link) { return !link->control; });
-    for (size_t i = 0; i < links_.size(); i++) links_[i]->rank = static_cast<int>(i) + 1;
-}
-
 /// The plan for those who are there; refuses before anything is sent if it cannot work.
 void ClusterForward::makePlan() {
     setup_.nodes = {{options_.nodeWeights.empty() ? 1.0 : options_.nodeWeights[0]}};
@@ -183,13 +76,13 @@ void ClusterForward::makePlan() {
     std::vector<uint64_t> memory = {options_.memoryLimit};
     std::vector<std::string> names = {"root"};
     double slowest = options_.rootSpeed;
-    for (const auto& link : links_) slowest = std::min(slowest, link->node.speed);
+    for (const auto& link : links_->links()) slowest = std::min(slowest, link->node.speed);
     // In steps of a quarter: measurements scatter, and another plan means other slices to send.
     const auto measured = [&](double speed) {
         return slowest > 0.0 ? std::max(1.0, std::round(4.0 * speed / slowest) / 4.0) : 1.0;
     };
     if (options_.measuredWeights) setup_.nodes[0].weight = measured(options_.rootSpeed);
-    for (const auto& link : links_) {
+    for (const auto& link : links_->links()) {
         double weight = options_.nodeWeights.empty() ? 1.0 : options_.nodeWeights[link->number];
         if (options_.measuredWeights) weight = measured(link->node.speed);
         setup_.nodes.push_back({weight});
@@ -208,16 +101,8 @@ void ClusterForward::makePlan() {
 void ClusterForward::startSession() {
     decoder_.reset();
     makePlan();
-    chooseHow();
-    const uint32_t session = static_cast<uint32_t>(session_);
-    const Secret* secret = options_.secret ? &*options_.secret : nullptr;
-    forEachLink([&](Link& link) {
-        const Hello hello{Hello::Purpose::Data, session_, 0, link.number};
-        Greeted greeted = dial(link.address, hello, secret, after(kDialLimit));
-        const std::lock_guard lock(mutex_);
-        link.data = std::move(greeted.connection);
-        if (lost_) throw PeerLost(*lost_);  // noteLost() had no data line to end yet
-    });
+    chooseCollective();
+    links_->connectData();
 
     // Each worker is prepared in a thread of its own while the root loads what is its.
     const std::string text = setupToJson(setup_);
@@ -227,7 +112,7 @@ void ClusterForward::startSession() {
     std::exception_ptr failure;
     std::thread workers([&] {
         try {
-            forEachLink([&](Link& link) { prepareWorker(link, text); });
+            links_->forEach([&](ClusterLinks::Link& link) { prepareWorker(link, text); });
         } catch (...) {
             failure = std::current_exception();
         }
@@ -235,7 +120,7 @@ void ClusterForward::startSession() {
     try {
         loadOwn();
     } catch (...) {
-        noteLost(0, "the root cannot load its weights");
+        links_->noteLost(0, "the root cannot load its weights");
         workers.join();
         throw;
     }
@@ -243,46 +128,45 @@ void ClusterForward::startSession() {
     if (failure) std::rethrow_exception(failure);
 
     TcpCommunicator::Options options;
-    options.session = session;
+    options.session = links_->session();
     options.wire = options_.wire;
     std::vector<Connection*> lines = {nullptr};
-    for (const auto& link : links_) lines.push_back(link->data.get());
+    for (const auto& link : links_->links()) lines.push_back(link->data.get());
     communicator_ = std::make_unique<TcpCommunicator>(options, lines, backend_);
     stepSeconds_ = 0.0;
-    nPromptBatches_ = 0;
-    if (links_.empty()) {
+    microbatches_ = {};
+    if (links_->links().empty()) {
         decoder_ = std::make_unique<Decoder>(arch_, plan_, 0, weights_, backend_, *communicator_, limits_);
         return;
     }
     try {
-        for (const auto& link : links_) sendFrame(*link->data, session, FrameType::Start, "", after(kSendLimit));
+        links_->sendToAll(FrameType::Start, {});
         cost_ = communicator_->measureLine();
         communicator_->setLineCost(cost_);
-        syncShare_ = expectedSyncShare();
-        for (const auto& link : links_)
-            sendFrame(*link->data, session, FrameType::Start, std::as_bytes(std::span(&cost_, 1)), after(kSendLimit));
-    } catch (const ConnectionError& error) {
-        rethrowLost(PeerLost(1, "{}", error.what()));
+        links_->sendToAll(FrameType::Start, std::as_bytes(std::span(&cost_, 1)));
     } catch (const PeerLost& error) {
-        rethrowLost(error);
+        links_->rethrowLost(error);
     }
     if (setup_.collectives != Collectives::Tcp) joinDeviceCollective();
     Communicator& collective = deviceCommunicator_ ? *deviceCommunicator_ : *communicator_;
     decoder_ = std::make_unique<Decoder>(arch_, plan_, 0, weights_, backend_, collective, limits_);
+    microbatches_ = MicrobatchPolicy(
+        allCpus_ && decoder_->canMicrobatch(), options_.microbatches,
+        expectedCollectiveShare(arch_, plan_.nRanks(), pool_.nThreads(), limits_.maxTokens, options_.wire, cost_));
 }
 
 /// How the ranks of this session add up.
-void ClusterForward::chooseHow() {
+void ClusterForward::chooseCollective() {
     std::vector<DeviceIdentity> devices = {options_.collectives ? options_.collectives->identity() : DeviceIdentity{}};
-    for (const auto& link : links_) devices.push_back(link->node.device);
+    for (const auto& link : links_->links()) devices.push_back(link->node.device);
     CollectivesChoice choice =
         chooseCollectives(options_.collectivesWish, devices, nodes(), options_.secret.has_value());
     if (!deviceFailure_.empty()) choice = {Collectives::Tcp, deviceFailure_};
     allCpus_ = std::all_of(devices.begin(), devices.end(), [](const auto& device) { return device.gpu.empty(); });
     setup_.collectives = choice.how;
     setup_.rendezvous = choice.how == Collectives::Tcp ? "" : options_.collectives->newRendezvous(choice.how);
-    if (links_.empty() || !options_.collectives) return;
-    options_.log(fmt::format("sums {}{}",
+    if (links_->links().empty() || !options_.collectives) return;
+    options_.log(fmt::format("all-reduce {}{}",
                              choice.how == Collectives::Peer   ? "in the GPUs' memory"
                              : choice.how == Collectives::Nccl ? "by NCCL"
                                                                : "through the network",
@@ -293,18 +177,20 @@ void ClusterForward::chooseHow() {
 void ClusterForward::joinDeviceCollective() {
     const CollectiveMember member{setup_.collectives, 0, plan_.nRanks(), setup_.rendezvous};
     try {
-        deviceCommunicator_ = options_.collectives->join(member, backend_, *communicator_, lostSource_.get_token());
+        deviceCommunicator_ =
+            options_.collectives->join(member, backend_, *communicator_, links_->lostSource().get_token());
     } catch (const PeerLost& error) {
-        // Devices may be unable to meet where hosts can, behind a firewall, say: the next attempt does without.
-        const bool othersFailed = lostSource_.stop_requested();
+        // Devices may be unable to reach each other where hosts can, behind a firewall, say: the next attempt does
+        // without.
+        const bool othersFailed = links_->lostSource().stop_requested();
         if (!options_.collectivesWish && (!othersFailed || ++nDeviceFailures_ > 1)) deviceFailure_ = error.what();
-        rethrowLost(error);
+        links_->rethrowLost(error);
     }
 }
 
 /// Until the worker has said that it is ready.
-void ClusterForward::prepareWorker(Link& link, const std::string& setup) {
-    const uint32_t session = static_cast<uint32_t>(session_);
+void ClusterForward::prepareWorker(const ClusterLinks::Link& link, const std::string& setup) {
+    const uint32_t session = links_->session();
     const std::string name = link.address.text();
     sendFrame(*link.data, session, FrameType::Setup, setup, after(kSendLimit));
     const Frame answer = receiveFrame(*link.data, session, {FrameType::Holdings}, after(kLoadLimit));
@@ -339,7 +225,7 @@ void ClusterForward::loadOwn() {
 }
 
 void ClusterForward::forward(const Batch& batch, std::vector<float>& best) {
-    if (!isWorthMicrobatching(batch)) return runBatch(batch, best);
+    if (!microbatches_.decide(batch.nTokens)) return runBatch(batch, best);
     Batch split = batch;
     split.microbatched = true;
     runBatch(split, best);
@@ -348,55 +234,23 @@ void ClusterForward::forward(const Batch& batch, std::vector<float>& best) {
 void ClusterForward::runBatch(const Batch& batch, std::vector<float>& best) {
     runStep([&] {
         encodeBatch(batch, encoded_);
-        sendToAll(FrameType::Batch, encoded_);
+        links_->sendToAll(FrameType::Batch, encoded_);
         const Clock::time_point begin = Clock::now();
         const double syncBefore = communicator_->syncSeconds();
         decoder_->forward(batch, best);
         const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
         stepSeconds_ += seconds;
         nLosses_ = 0;
-        if (batch.nTokens >= kMinMicrobatchTokens && !batch.microbatched)
-            syncShare_ = (communicator_->syncSeconds() - syncBefore) / seconds;
+        if (!batch.microbatched)
+            microbatches_.measured(batch.nTokens, (communicator_->syncSeconds() - syncBefore) / seconds);
     });
-}
-
-/// Of a prompt, before one has been seen.
-double ClusterForward::expectedSyncShare() const {
-    const ModelConfig& c = arch_.config;
-    double products = 0.0;  // of a token
-    for (const TensorDecl& decl : declareTensors(arch_)) {
-        if (decl.isWeight && decl.layer >= 0)
-            products += activeShare(c, decl) * static_cast<double>(decl.rows) * static_cast<double>(decl.cols);
-    }
-    const double computeUs = products / plan_.nRanks() / (kProductsPerUs * pool_.nThreads());
-    const size_t bytes = wireBytes(options_.wire, static_cast<size_t>(limits_.maxTokens) * c.hiddenSize);
-    const double allReduceUs = TcpCommunicator::allReduceUs(cost_, plan_.nRanks(), bytes) / limits_.maxTokens;
-    const double syncUs = 2.0 * c.nLayers * allReduceUs;
-    return syncUs / (syncUs + computeUs);
-}
-
-/// Two halves read the weights twice, and what sends and adds takes time from the threads that compute: worth it where
-/// the collectives take longer than that. How long they take, whole batches show: the second one of the session, and
-/// one in kMeasureEvery from there on.
-bool ClusterForward::isWorthMicrobatching(const Batch& batch) {
-    if (batch.nTokens < kMinMicrobatchTokens || !allCpus_ || !decoder_ || !decoder_->canMicrobatch()) return false;
-    if (options_.microbatches) return *options_.microbatches;
-    return ++nPromptBatches_ % kMeasureEvery != 2 && syncShare_ > kWorthMicrobatching;
 }
 
 void ClusterForward::gatherLogits(std::vector<float>& logits) {
     runStep([&] {
-        sendToAll(FrameType::Rows, {});
+        links_->sendToAll(FrameType::Rows, {});
         decoder_->gatherLogits(logits);
     });
-}
-
-void ClusterForward::sendToAll(FrameType type, std::span<const std::byte> payload) {
-    for (const auto& link : links_) try {
-            sendFrame(*link->data, static_cast<uint32_t>(session_), type, payload, after(kSendLimit));
-        } catch (const ConnectionError& error) {
-            throw PeerLost(link->rank, "{}", error.what());
-        }
 }
 
 /// What all ranks do together: a loss gets the heartbeat's words for it.
@@ -405,7 +259,7 @@ void ClusterForward::runStep(const std::function<void()>& body) {
     try {
         body();
     } catch (const PeerLost& error) {
-        rethrowLost(error);
+        links_->rethrowLost(error);
     }
 }
 
@@ -425,70 +279,11 @@ void ClusterForward::recover(const PeerLost& lost) {
                              std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begin).count()));
 }
 
-/// Called by the heartbeat: every operation of the session fails from now on.
-void ClusterForward::noteLost(int node, const std::string& reason) {
-    const std::lock_guard lock(mutex_);
-    if (!lost_) lost_ = PeerLost(node, "{}", reason);
-    lostSource_.request_stop();
-    for (const auto& link : links_)
-        if (link->data) link->data->shutdown();
-    changed_.notify_all();
-}
-
-/// Called by the heartbeat: what a worker says on its control line.
-void ClusterForward::hear(int node, const Frame& frame) {
-    std::unique_lock lock(mutex_);
-    const auto link = std::find_if(links_.begin(), links_.end(), [&](const auto& l) { return l->number == node; });
-    if (link == links_.end()) return;
-    if (frame.type == FrameType::Statistics) {
-        if (static_cast<size_t>((*link)->rank) < told_.size()) told_[(*link)->rank] = statisticsFromJson(frame.text());
-        changed_.notify_all();
-        return;
-    }
-    const std::string reason = fmt::format("{}: {}", (*link)->address.text(), printable(frame.text()));
-    lock.unlock();
-    noteLost(node, reason);
-}
-
-/// What the heartbeat found out is the cause, if it found out anything.
-void ClusterForward::rethrowLost(const PeerLost& error) {
-    std::unique_lock lock(mutex_);
-    if (changed_.wait_for(lock, kCauseLimit, [&] { return lost_.has_value(); })) throw PeerLost(*lost_);
-    throw PeerLost(error);
-}
-
-/// Calls body for each link in a thread of its own. A ConnectionError becomes PeerLost; the first error is rethrown.
-void ClusterForward::forEachLink(const std::function<void(Link&)>& body) {
-    std::vector<std::thread> threads;
-    std::vector<std::exception_ptr> errors(links_.size());
-    for (size_t i = 0; i < links_.size(); i++)
-        threads.emplace_back([&, i] {
-            try {
-                body(*links_[i]);
-            } catch (const ConnectionError& error) {
-                errors[i] = std::make_exception_ptr(PeerLost(links_[i]->rank, "{}", error.what()));
-                noteLost(links_[i]->number, error.what());
-            } catch (const std::exception& error) {
-                errors[i] = std::current_exception();
-                noteLost(links_[i]->number, error.what());
-            }
-        });
-    for (std::thread& thread : threads) thread.join();
-    for (const std::exception_ptr& error : errors) {
-        if (!error) continue;
-        try {
-            std::rethrow_exception(error);
-        } catch (const PeerLost& lost) {
-            rethrowLost(lost);
-        }
-    }
-}
-
 Traffic ClusterForward::traffic() const {
     Traffic traffic;
     if (!communicator_) return traffic;
     traffic.syncSeconds = communicator_->syncSeconds();
-    for (const auto& link : links_) {
+    for (const auto& link : links_->links()) {
         traffic.sentBytes += link->data->bytesSent();
         traffic.receivedBytes += link->data->bytesReceived();
     }
@@ -496,23 +291,17 @@ Traffic ClusterForward::traffic() const {
 }
 
 std::vector<std::optional<NodeStatistics>> ClusterForward::nodeStatistics() const {
-    std::unique_lock lock(mutex_);
-    told_.assign(links_.size() + 1, std::nullopt);
-    if (!decoder_) return told_;
+    if (!decoder_) return {std::nullopt};
     const SyncStatistics own = communicator_->statistics();
-    told_[0] = NodeStatistics{stepSeconds_ - own.seconds, own};
-    lock.unlock();
-    for (const auto& link : links_) heartbeat_->send(link->number, FrameType::Statistics, "");
-    lock.lock();
-    changed_.wait_for(lock, kStatisticsLimit, [&] {
-        return lost_ || std::all_of(told_.begin(), told_.end(), [](const auto& node) { return node.has_value(); });
-    });
-    return told_;
+    std::vector<std::optional<NodeStatistics>> nodes = links_->askStatistics();
+    nodes[0] = NodeStatistics{stepSeconds_ - own.seconds, own};
+    return nodes;
 }
 
 std::vector<std::string> ClusterForward::nodes() const {
     std::vector<std::string> names = {"root"};
-    for (const auto& link : links_) names.push_back(link->address.text());
+    if (links_)
+        for (const auto& link : links_->links()) names.push_back(link->address.text());
     return names;
 }
 

@@ -1,19 +1,17 @@
 #pragma once
 
-#include <condition_variable>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/thread-pool.hpp"
+#include "cluster/cluster-links.hpp"
 #include "cluster/cluster-setup.hpp"
+#include "cluster/microbatch-policy.hpp"
 #include "engine/forward-pass.hpp"
 #include "format/model-file.hpp"
-#include "net/heartbeat.hpp"
-#include "net/peer-listener.hpp"
 #include "net/tcp-communicator.hpp"
 
 namespace dllama {
@@ -36,8 +34,8 @@ struct ClusterOptions {
     std::shared_ptr<const DeviceCollectives> collectives;
     /// Nothing: the fastest that all nodes can.
     std::optional<Collectives> collectivesWish;
-    /// Whether prompts go in microbatches, whose sums travel while the other is computed. Nothing: where that pays.
-    /// Only CPUs.
+    /// Whether prefill goes in microbatches, whose all-reduce is on its way while the other one is computed. Nothing:
+    /// where that pays. Only CPUs.
     std::optional<bool> microbatches;
     /// How long a start or a recovery waits for workers that do not answer.
     std::chrono::milliseconds wait{5000};
@@ -76,26 +74,16 @@ class ClusterForward final : public ForwardPass {
     std::vector<std::optional<NodeStatistics>> nodeStatistics() const;
 
   private:
-    struct Link;
-
     void establish(std::chrono::milliseconds wait, bool allRequired);
-    void connectControl(std::chrono::milliseconds wait, bool allRequired);
     void makePlan();
     void startSession();
-    void chooseHow();
+    void chooseCollective();
     void joinDeviceCollective();
-    void prepareWorker(Link& link, const std::string& setup);
+    void prepareWorker(const ClusterLinks::Link& link, const std::string& setup);
     void loadOwn();
     void teardown();
-    bool isWorthMicrobatching(const Batch& batch);
-    double expectedSyncShare() const;
     void runBatch(const Batch& batch, std::vector<float>& best);
-    void sendToAll(FrameType type, std::span<const std::byte> payload);
     void runStep(const std::function<void()>& body);
-    void noteLost(int node, const std::string& reason);
-    void hear(int node, const Frame& frame);
-    void forEachLink(const std::function<void(Link&)>& body);
-    [[noreturn]] void rethrowLost(const PeerLost& error);
 
     const ModelFile& file_;
     const Architecture& arch_;
@@ -104,32 +92,23 @@ class ClusterForward final : public ForwardPass {
     const DecoderLimits limits_;
     const ClusterOptions options_;
 
-    uint64_t session_ = 0;
-    std::vector<std::unique_ptr<Link>> links_;  // of ranks 1, 2, ...
+    std::unique_ptr<ClusterLinks> links_;  // of this session
     ClusterSetup setup_;
     ShardPlan plan_;
     uint64_t loadedPlan_ = 0;  // hash of the plan that weights_ belong to; 0: none
     RankWeights weights_;
-    std::unique_ptr<Heartbeat> heartbeat_;
     std::unique_ptr<TcpCommunicator> communicator_;
-    std::unique_ptr<Communicator> deviceCommunicator_;  // or null; sums instead of the other
+    std::unique_ptr<Communicator> deviceCommunicator_;  // or null; does the all-reduces instead of the other
     int nDeviceFailures_ = 0;
-    std::string deviceFailure_;    // why devices are not asked to meet again
-    std::stop_source lostSource_;  // of the session: ends what waits on the device
+    std::string deviceFailure_;  // why devices are not asked again to reach each other
     std::unique_ptr<Decoder> decoder_;
+    MicrobatchPolicy microbatches_;
     LineCost cost_;
     std::vector<std::byte> encoded_;
     double stepSeconds_ = 0.0;  // of rank 0 in steps, since the cluster was ready
     int nLosses_ = 0;           // since the last step that succeeded
     bool allCpus_ = false;      // of this session
-    double syncShare_ = 0.0;    // of the latest prompt batch that stayed whole in this session, or expected
-    int nPromptBatches_ = 0;
-    std::string absent_;  // workers that the cluster goes on without
-
-    mutable std::mutex mutex_;
-    mutable std::condition_variable changed_;
-    std::optional<PeerLost> lost_;                             // what the heartbeat found out first
-    mutable std::vector<std::optional<NodeStatistics>> told_;  // by rank, answers to nodeStatistics()
+    std::string absent_;        // workers that the cluster goes on without
 };
 
 }  // namespace dllama

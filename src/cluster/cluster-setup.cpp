@@ -1,12 +1,8 @@
 #include "cluster/cluster-setup.hpp"
 
-#include <xxhash.h>
-
 #include <algorithm>
 
 #include "base/json.hpp"
-#include "model/weights.hpp"
-#include "net/frame.hpp"
 
 namespace dllama {
 
@@ -26,40 +22,6 @@ uint64_t idOf(const json& value) {
 
 std::string hex(uint64_t value) {
     return fmt::format("{:016x}", value);
-}
-
-/// Shares of the work, 1 in all, in proportion to the nodes' weights but none above its cap. Nothing if the caps leave
-/// work over.
-std::vector<double> sharesWithin(const std::vector<double>& caps, const std::vector<NodeSpec>& nodes) {
-    constexpr double kNothing = 1e-9;
-    std::vector<double> shares(caps.size(), 0.0);
-    std::vector<bool> isFull(caps.size(), false);
-    for (double left = 1.0; left > kNothing;) {
-        double weights = 0.0;
-        for (size_t i = 0; i < caps.size(); i++) weights += isFull[i] ? 0.0 : nodes[i].weight;
-        if (weights == 0.0) return {};
-        // What goes beyond a cap is dealt to the others in the next turn.
-        const double each = left / weights;
-        for (size_t i = 0; i < caps.size(); i++) {
-            if (isFull[i]) continue;
-            const double share = std::min(each * nodes[i].weight, caps[i] - shares[i]);
-            isFull[i] = share < each * nodes[i].weight;
-            shares[i] += share;
-            left -= share;
-        }
-    }
-    return shares;
-}
-
-std::string memoryTable(const std::vector<MemoryNeed>& needs, const std::vector<uint64_t>& memory,
-                        const std::vector<std::string>& names) {
-    std::string table = "the model does not fit into this cluster:";
-    for (size_t rank = 0; rank < needs.size(); rank++)
-        table += fmt::format("\n  {:<24} needs {:>7} MB (weights {}, KV cache {}, buffers {}), has {}", names[rank],
-                             needs[rank].total() >> 20, needs[rank].weights >> 20, needs[rank].kv >> 20,
-                             needs[rank].buffers >> 20,
-                             memory[rank] == 0 ? "no limit" : fmt::format("{:>7} MB", memory[rank] >> 20));
-    return table;
 }
 
 }  // namespace
@@ -125,7 +87,7 @@ ClusterSetup setupFromJson(const std::string& text, const std::string& peer) {
         throw ProtocolError("{}: its setup holds an impossible number", peer);
     }
     for (size_t rank = 0; rank < s.numbers.size(); rank++)
-        if (s.numbers[rank] < 0 || s.numbers[rank] >= 64 || (rank > 0 && s.numbers[rank] <= s.numbers[rank - 1]))
+        if (s.numbers[rank] < 0 || s.numbers[rank] >= kMaxNodes || (rank > 0 && s.numbers[rank] <= s.numbers[rank - 1]))
             throw ProtocolError("{}: its setup numbers the nodes out of order", peer);
     const DecoderLimits& l = s.limits;
     if (s.addresses.size() != s.nodes.size() || s.numbers.size() != s.nodes.size() || l.maxTokens < 1 ||
@@ -135,37 +97,19 @@ ClusterSetup setupFromJson(const std::string& text, const std::string& peer) {
     return s;
 }
 
-uint64_t weightsId(const ModelFile& file) {
-    if (file.tensors().empty() || file.tensorHash(file.tensors().front().name) != 0) return file.contentId();
-    constexpr int64_t kSampleRows = 4;
-    XXH3_state_t* state = XXH3_createState();
-    XXH3_64bits_reset_withSeed(state, file.contentId());
-    std::vector<std::byte> scratch;
-    for (const TensorInfo& tensor : file.tensors()) {
-        // From the middle: first rows often hold rare tokens.
-        const int64_t begin = tensor.rows / 2;
-        const auto sample =
-            file.read({tensor.name, begin, std::min(tensor.rows, begin + kSampleRows), 0, tensor.cols}, scratch);
-        XXH3_64bits_update(state, sample.data(), sample.size());
-    }
-    const uint64_t id = XXH3_64bits_digest(state);
-    XXH3_freeState(state);
-    return id;
-}
-
 DType ClusterSetup::typeOf(const std::string& tensor) const {
     const auto found = exceptions.find(tensor);
     return found == exceptions.end() ? weightType : found->second;
 }
 
-void describeModel(const ModelFile& file, const Architecture& arch, ClusterSetup& setup) {
-    setup.config = arch.config;
-    setup.modelId = weightsId(file);
-    setup.weightType = file.weightType();
-    for (const TensorDecl& decl : declareTensors(arch)) {
-        const DType stored = file.info(decl.name).dtype;
-        if (stored != (decl.isWeight ? setup.weightType : DType::F32)) setup.exceptions[decl.name] = stored;
-    }
+DType embeddingType(const ClusterSetup& setup) {
+    return setup.typeOf("token_embedding.weight");
+}
+
+int rankOf(const ClusterSetup& setup, int number, const std::string& peer) {
+    const auto found = std::find(setup.numbers.begin(), setup.numbers.end(), number);
+    if (found == setup.numbers.end()) throw ProtocolError("{}: its setup has no node {}", peer, number);
+    return static_cast<int>(found - setup.numbers.begin());
 }
 
 std::string statisticsToJson(const NodeStatistics& s) {
@@ -194,69 +138,6 @@ std::optional<NodeStatistics> statisticsFromJson(std::string_view text) {
         return std::nullopt;
     }
     return s;
-}
-
-BatchLimits batchLimits(const Architecture& arch, const DecoderLimits& limits, DType embeddingType) {
-    return {limits.maxTokens, limits.maxOutputs,      limits.nKvBlocks, limits.maxPositions,
-            arch.ropeParts,   arch.config.hiddenSize, embeddingType};
-}
-
-void checkFrames(const Architecture& arch, const ShardPlan& plan, const DecoderLimits& limits, DType embeddingType,
-                 Wire wire) {
-    const size_t part = wireBytes(wire, static_cast<size_t>(limits.maxTokens) * arch.config.hiddenSize);
-    size_t rows = 0;
-    for (int rank = 1; rank < plan.nRanks(); rank++)
-        rows = std::max(rows, sizeof(float) * limits.maxOutputs * plan.share(rank).vocabulary.size());
-    const size_t batch = batchLimits(arch, limits, embeddingType).maxBytes();
-    for (const auto& [bytes, type] :
-         {std::pair{part, FrameType::Part}, {rows, FrameType::Rows}, {batch, FrameType::Batch}})
-        if (bytes > maxPayload(type))
-            throw ConfigError(
-                "a step of {} tokens, {} of them with logits, needs a message of {} MB between the nodes, "
-                "the limit is {} MB: make the batch smaller",
-                limits.maxTokens, limits.maxOutputs, bytes >> 20, maxPayload(type) >> 20);
-}
-
-MemoryNeed memoryNeed(const Architecture& arch, const ShardPlan& plan, int rank, const TensorSource& source,
-                      const DecoderLimits& limits) {
-    const size_t perPosition = Decoder::kvBytesPerPosition(arch, plan.attentionShape(rank), limits.kvType);
-    return {storedWeightBytes(arch, plan, rank, source), perPosition * limits.nKvBlocks * kKvBlockPositions,
-            Decoder::bufferBytes(arch, plan.share(rank), limits)};
-}
-
-ShardPlan planWithinMemory(const Architecture& arch, std::vector<NodeSpec>& nodes, ExpertPlacement placement,
-                           const ExpertUse& use, const TensorSource& source, const DecoderLimits& limits,
-                           const std::vector<uint64_t>& memory, const std::vector<std::string>& names) {
-    // A cap that is met shrinks by a hundredth at least: by then the caps have long left work over, or all have room.
-    constexpr int kRounds = 200;
-    constexpr double kNarrower = 0.99;
-    constexpr double kIdleWeight = 1e-9;  // of a node that is dealt nothing
-    const std::vector<NodeSpec> wanted = nodes;
-    std::vector<double> caps(nodes.size(), 1.0);  // the share of the work that a node can hold, as far as is known
-    std::vector<double> shares = sharesWithin(caps, wanted);
-    const int unit = cutUnit(arch, [&](const std::string& tensor) { return source.info(tensor).dtype; });
-    for (int round = 0;; round++) {
-        ShardPlan plan = makeShardPlan(arch, nodes, placement, use, unit);
-        std::vector<MemoryNeed> needs;
-        bool fits = true, mayFit = round < kRounds;
-        for (int rank = 0; rank < plan.nRanks(); rank++) {
-            needs.push_back(memoryNeed(arch, plan, rank, source, limits));
-            const auto need = static_cast<double>(needs[rank].total()), room = static_cast<double>(memory[rank]);
-            if (memory[rank] == 0 || need <= room) continue;
-            fits = false;
-            // The need grows about linearly with the share, from what a node without work needs.
-            std::vector<NodeSpec> idle(nodes.size(), NodeSpec{1.0});
-            idle[rank].weight = kIdleWeight;
-            const ShardPlan without = makeShardPlan(arch, idle, placement, use, unit);
-            const auto least = static_cast<double>(memoryNeed(arch, without, rank, source, limits).total());
-            mayFit = mayFit && least < room;
-            caps[rank] = kNarrower * shares[rank] * (room - least) / (need - least);
-        }
-        if (fits) return plan;
-        if (mayFit) shares = sharesWithin(caps, wanted);
-        if (!mayFit || shares.empty()) throw ConfigError("{}", memoryTable(needs, memory, names));
-        for (size_t rank = 0; rank < nodes.size(); rank++) nodes[rank].weight = shares[rank];
-    }
 }
 
 }  // namespace dllama

@@ -8,15 +8,15 @@
 
 #include "arch/architecture.hpp"
 #include "cluster/collectives.hpp"
-#include "format/model-file.hpp"
 #include "model/decoder.hpp"
-#include "net/batch-codec.hpp"
-#include "net/handshake.hpp"
 #include "net/tcp-communicator.hpp"
 #include "net/wire-codec.hpp"
 #include "parallel/shard-plan.hpp"
 
 namespace dllama {
+
+/// Numbers of nodes are below this.
+constexpr int kMaxNodes = 64;
 
 /// All that a worker must know to be one rank of a model: it computes architecture, plan and slices from it, as the
 /// root does.
@@ -47,11 +47,10 @@ std::string setupToJson(const ClusterSetup& setup);
 /// Throws ProtocolError, naming `peer`, for a missing, unknown or impossible field.
 ClusterSetup setupFromJson(const std::string& json, const std::string& peer);
 
-/// Names a model's weights. distributed-llama's own files carry no hashes: theirs is made of a sample of each tensor.
-uint64_t weightsId(const ModelFile& file);
-
-/// The parts of the setup that come from the file.
-void describeModel(const ModelFile& file, const Architecture& arch, ClusterSetup& setup);
+/// How the embedding table is stored.
+DType embeddingType(const ClusterSetup& setup);
+/// The rank of the node with this number. Throws ProtocolError, naming `peer`, if it has none.
+int rankOf(const ClusterSetup& setup, int number, const std::string& peer);
 
 /// What a rank did since its cluster was ready.
 struct NodeStatistics {
@@ -61,25 +60,5 @@ struct NodeStatistics {
 std::string statisticsToJson(const NodeStatistics& statistics);
 /// Nothing if the text is damaged.
 std::optional<NodeStatistics> statisticsFromJson(std::string_view text);
-
-BatchLimits batchLimits(const Architecture& arch, const DecoderLimits& limits, DType embeddingType);
-
-/// Throws ConfigError if a step of these limits needs a frame that is too long to be sent.
-void checkFrames(const Architecture& arch, const ShardPlan& plan, const DecoderLimits& limits, DType embeddingType,
-                 Wire wire);
-
-/// Bytes that `rank` needs, part by part.
-struct MemoryNeed {
-    size_t weights = 0, kv = 0, buffers = 0;
-    size_t total() const { return weights + kv + buffers; }
-};
-MemoryNeed memoryNeed(const Architecture& arch, const ShardPlan& plan, int rank, const TensorSource& source,
-                      const DecoderLimits& limits);
-
-/// A plan for these weights; a node that it does not fit into gets less and the others more, as far as they can. 0 in
-/// `memory` means unlimited. Throws ConfigError with a table of what each node (called by `names`) needs and has.
-ShardPlan planWithinMemory(const Architecture& arch, std::vector<NodeSpec>& nodes, ExpertPlacement placement,
-                           const ExpertUse& use, const TensorSource& source, const DecoderLimits& limits,
-                           const std::vector<uint64_t>& memory, const std::vector<std::string>& names);
 
 }  // namespace dllama

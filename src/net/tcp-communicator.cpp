@@ -34,8 +34,8 @@ TcpCommunicator::TcpCommunicator(const Options& options, std::vector<Connection*
 }
 
 TcpCommunicator::~TcpCommunicator() {
-    const std::lock_guard lock(sumMutex_);
-    if (travelling_ != PendingAllReduce::Asked) return;
+    const std::lock_guard lock(pendingMutex_);
+    if (pending_ != PendingAllReduce::Asked) return;
     for (Connection* peer : peers_)
         if (peer != nullptr) peer->shutdown();
 }
@@ -52,34 +52,34 @@ void TcpCommunicator::allReduce(const StepInputs& step, Activations& x) {
 }
 
 void TcpCommunicator::startAllReduce(const StepInputs& step, Activations& x) {
-    DLLAMA_CHECK(overlaps() && travelling_ == PendingAllReduce::Nothing);
+    DLLAMA_CHECK(overlaps() && pending_ == PendingAllReduce::Nothing);
     values_.resize(static_cast<size_t>(step.nTokens) * x.cols);
     backend_.download(x, step.nTokens, values_.data());
-    if (!sumThread_.joinable())
-        sumThread_ = std::jthread([this](const std::stop_token& closing) { serveSums(closing); });
+    if (!pendingThread_.joinable())
+        pendingThread_ = std::jthread([this](const std::stop_token& closing) { serveAllReduces(closing); });
     {
-        const std::lock_guard lock(sumMutex_);
-        travelling_ = PendingAllReduce::Asked;
+        const std::lock_guard lock(pendingMutex_);
+        pending_ = PendingAllReduce::Asked;
     }
-    sumChanged_.notify_all();
+    pendingChanged_.notify_all();
 }
 
 void TcpCommunicator::waitAllReduce(const StepInputs& step, Activations& x) {
     const Deadline begin = Clock::now();
     {
-        std::unique_lock lock(sumMutex_);
-        DLLAMA_CHECK(travelling_ != PendingAllReduce::Nothing);
-        sumChanged_.wait(lock, [&] { return travelling_ == PendingAllReduce::Done; });
-        travelling_ = PendingAllReduce::Nothing;
-        if (sumError_) std::rethrow_exception(std::exchange(sumError_, nullptr));
+        std::unique_lock lock(pendingMutex_);
+        DLLAMA_CHECK(pending_ != PendingAllReduce::Nothing);
+        pendingChanged_.wait(lock, [&] { return pending_ == PendingAllReduce::Done; });
+        pending_ = PendingAllReduce::Nothing;
+        if (pendingError_) std::rethrow_exception(std::exchange(pendingError_, nullptr));
     }
     countCollective(begin);
     backend_.uploadActivations(values_.data(), step.nTokens, x);
 }
 
-void TcpCommunicator::serveSums(const std::stop_token& closing) {
-    std::unique_lock lock(sumMutex_);
-    while (sumChanged_.wait(lock, closing, [&] { return travelling_ == PendingAllReduce::Asked; })) {
+void TcpCommunicator::serveAllReduces(const std::stop_token& closing) {
+    std::unique_lock lock(pendingMutex_);
+    while (pendingChanged_.wait(lock, closing, [&] { return pending_ == PendingAllReduce::Asked; })) {
         lock.unlock();
         std::exception_ptr error;
         try {
@@ -88,9 +88,9 @@ void TcpCommunicator::serveSums(const std::stop_token& closing) {
             error = std::current_exception();
         }
         lock.lock();
-        sumError_ = error;
-        travelling_ = PendingAllReduce::Done;
-        sumChanged_.notify_all();
+        pendingError_ = error;
+        pending_ = PendingAllReduce::Done;
+        pendingChanged_.notify_all();
     }
 }
 
@@ -108,7 +108,7 @@ void TcpCommunicator::reduceOneShot(float* values, size_t n, const std::function
     encodeWire(options_.wire, values, n, mine.data() + kFrameHeaderBytes);
     for (int r = 0; r < nRanks(); r++)
         if (r != rank()) inFrame(r, bytes);
-    meet(
+    exchange(
         FrameType::Part, [&](int) { return mine; }, idle);
 
     std::fill_n(values, n, 0.0f);
@@ -125,20 +125,20 @@ void TcpCommunicator::reduceScatterGather(float* values, size_t n, const std::fu
         encodeWire(options_.wire, values + part.begin, part.size(), frame.data() + kFrameHeaderBytes);
         if (r != rank()) inFrame(r, wireBytes(options_.wire, own.size()));
     }
-    meet(
+    exchange(
         FrameType::Part, [&](int r) { return std::span<std::byte>(out_[r]); }, idle);
     std::fill_n(values + own.begin, own.size(), 0.0f);
     for (int r = 0; r < nRanks(); r++)
         addWire(options_.wire, (r == rank() ? out_[r] : in_[r]).data() + kFrameHeaderBytes, own.size(),
                 values + own.begin);
 
-    // ... and sends the sum to all.
-    const std::span<std::byte> sum = outFrame(rank(), FrameType::Part, wireBytes(options_.wire, own.size()));
-    encodeWire(options_.wire, values + own.begin, own.size(), sum.data() + kFrameHeaderBytes);
+    // ... and sends the result to all.
+    const std::span<std::byte> result = outFrame(rank(), FrameType::Part, wireBytes(options_.wire, own.size()));
+    encodeWire(options_.wire, values + own.begin, own.size(), result.data() + kFrameHeaderBytes);
     for (int r = 0; r < nRanks(); r++)
         if (r != rank()) inFrame(r, wireBytes(options_.wire, partOf(r, n).size()));
-    meet(
-        FrameType::Part, [&](int) { return sum; }, idle);
+    exchange(
+        FrameType::Part, [&](int) { return result; }, idle);
     std::fill_n(values, n, 0.0f);
     for (int r = 0; r < nRanks(); r++) {
         const Part part = partOf(r, n);
@@ -192,7 +192,7 @@ LineCost TcpCommunicator::measureLine() {
             const std::span<std::byte> mine = outFrame(rank(), FrameType::Probe, bytes);
             for (int r = 0; r < nRanks(); r++)
                 if (r != rank()) inFrame(r, bytes);
-            meet(FrameType::Probe, [&](int) { return mine; });
+            exchange(FrameType::Probe, [&](int) { return mine; });
             us.push_back(std::chrono::duration<double, std::micro>(Clock::now() - begin).count());
         }
         std::nth_element(us.begin(), us.begin() + us.size() / 2, us.end());
@@ -262,7 +262,7 @@ std::span<std::byte> TcpCommunicator::inFrame(int rank, size_t payload) {
 }
 
 template <typename Out>
-void TcpCommunicator::meet(FrameType type, const Out& out, const std::function<bool()>& idle) {
+void TcpCommunicator::exchange(FrameType type, const Out& out, const std::function<bool()>& idle) {
     const uint32_t sequence = ++sequence_;
     transfers_.clear();
     const std::byte* sealed = nullptr;

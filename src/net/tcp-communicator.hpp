@@ -43,7 +43,7 @@ class TcpCommunicator final : public Communicator {
 
     /// `peers` has a connection for each rank but this one (null). They and the backend must outlive this.
     TcpCommunicator(const Options& options, std::vector<Connection*> peers, Backend& backend);
-    /// If a sum is still on its way, the connections are shut down.
+    /// If an all-reduce is still on its way, the connections are shut down.
     ~TcpCommunicator() override;
 
     int rank() const override { return options_.rank; }
@@ -58,7 +58,7 @@ class TcpCommunicator final : public Communicator {
     LineCost measureLine();
     void setLineCost(const LineCost& cost) { cost_ = cost; }
 
-    /// Sums n values over the ranks by the given way.
+    /// All-reduce of n values by the given algorithm.
     void reduceOneShot(float* values, size_t n, const std::function<bool()>& idle = {});
     void reduceScatterGather(float* values, size_t n, const std::function<bool()>& idle = {});
     /// True if one exchange of whole vectors of `bytes` is expected to be faster than two exchanges of slices.
@@ -79,14 +79,14 @@ class TcpCommunicator final : public Communicator {
         size_t size() const { return end - begin; }
     };
     Part partOf(int rank, size_t n) const;
-    /// values_ become their sum. `idle` as exchangeFrames().
+    /// All-reduce of values_. `idle` as exchangeFrames().
     void reduce(const std::function<bool()>& idle);
-    void serveSums(const std::stop_token& closing);
+    void serveAllReduces(const std::stop_token& closing);
     std::span<std::byte> outFrame(int slot, FrameType type, size_t payload);
     std::span<std::byte> inFrame(int rank, size_t payload);
     /// One frame to and from each peer; `out` gives the frame for a rank.
     template <typename Out>
-    void meet(FrameType type, const Out& out, const std::function<bool()>& idle = {});
+    void exchange(FrameType type, const Out& out, const std::function<bool()>& idle = {});
     void countCollective(Deadline begin);
     uint64_t totalSent() const;
     uint64_t totalReceived() const;
@@ -109,13 +109,13 @@ class TcpCommunicator final : public Communicator {
     double seconds_ = 0.0;
     std::vector<float> latestUs_;  // a ring
 
-    // The sum on its way: its thread has values_, the frames and the connections until it is done.
+    // The all-reduce on its way: its thread has values_, the frames and the connections until it is done.
     enum class PendingAllReduce { Nothing, Asked, Done };
-    std::mutex sumMutex_;
-    std::condition_variable_any sumChanged_;
-    PendingAllReduce travelling_ = PendingAllReduce::Nothing;
-    std::exception_ptr sumError_;
-    std::jthread sumThread_;  // started by the first such sum
+    std::mutex pendingMutex_;
+    std::condition_variable_any pendingChanged_;
+    PendingAllReduce pending_ = PendingAllReduce::Nothing;
+    std::exception_ptr pendingError_;
+    std::jthread pendingThread_;  // started by the first startAllReduce()
 };
 
 }  // namespace dllama

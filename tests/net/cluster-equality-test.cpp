@@ -196,9 +196,9 @@ TEST_F(DemoModel, SamePerplexityWithQ80) {
     EXPECT_NEAR(sum / alone, 1.0, kPerplexityTolerance);
 }
 
-/// Prompts of 32 tokens and more go in microbatches, each computed while the other's sums are on their way: the same
+/// Prompts of 32 tokens and more go in microbatches, each computed while the other's all-reduce is on its way: the same
 /// bits as in pieces that are too small for it.
-TEST(ClusterEquality, PromptsInHalves) {
+TEST(ClusterEquality, PrefillInMicrobatches) {
     Workers workers;
     for (const std::string model : {"glm4-dense", "glm4moe-16x2", "llama", "qwen3moe"}) {
         const GoldenCase golden(DLLAMA_TEST_DATA "/golden/" + model);
@@ -211,18 +211,18 @@ TEST(ClusterEquality, PromptsInHalves) {
         prompt.resize(150);
         for (const int nRanks : {2, 3}) {
             std::vector<std::vector<float>> logits;
-            std::vector<uint64_t> nSums;
-            for (const auto& [tokens, halves] : {std::pair{16, true}, {33, true}, {100, true}, {100, false}}) {
+            std::vector<uint64_t> nCollectives;
+            for (const auto& [tokens, microbatches] : {std::pair{16, true}, {33, true}, {100, true}, {100, false}}) {
                 ClusterOptions options = workers.options(nRanks, Wire::F32);
-                options.microbatches = halves;
+                options.microbatches = microbatches;
                 RootUnderTest root(path, std::move(options),
                                    {.maxTokens = tokens, .maxOutputs = tokens, .maxPositions = 256});
                 logits.push_back(root.logits(prompt));
                 const auto statistics = root.forward->nodeStatistics();
                 ASSERT_TRUE(statistics[0]);
-                nSums.push_back(statistics[0]->sync.nCollectives);
+                nCollectives.push_back(statistics[0]->sync.nCollectives);
             }
-            EXPECT_GE(nSums[2], nSums[3] + 8) << "nothing went in microbatches";
+            EXPECT_GE(nCollectives[2], nCollectives[3] + 8) << "nothing went in microbatches";
             EXPECT_EQ(logits[3], logits[2]) << model << ", " << nRanks << " ranks, whole";
             EXPECT_EQ(logits[1], logits[0]) << model << ", " << nRanks << " ranks, pieces of 33";
             EXPECT_EQ(logits[2], logits[0]) << model << ", " << nRanks << " ranks, pieces of 100";

@@ -98,11 +98,11 @@ class FakeCollectives final : public DeviceCollectives {
         members.push_back(member);
         token = lost;
         if (fails) throw PeerLost(1, "no way through");
-        return std::make_unique<Through>(host, nSums);
+        return std::make_unique<Through>(host, nAllReduces);
     }
 
     std::atomic<bool> fails{false};
-    mutable std::atomic<int> nRendezvous{0}, nSums{0};
+    mutable std::atomic<int> nRendezvous{0}, nAllReduces{0};
     mutable std::mutex mutex;
     mutable std::vector<CollectiveMember> members;
     mutable std::stop_token token;
@@ -110,11 +110,11 @@ class FakeCollectives final : public DeviceCollectives {
   private:
     class Through final : public Communicator {
       public:
-        Through(Communicator& host, std::atomic<int>& nSums) : host_(host), nSums_(nSums) {}
+        Through(Communicator& host, std::atomic<int>& nAllReduces) : host_(host), nAllReduces_(nAllReduces) {}
         int rank() const override { return host_.rank(); }
         int nRanks() const override { return host_.nRanks(); }
         void allReduce(const StepInputs& step, Activations& x) override {
-            nSums_++;
+            nAllReduces_++;
             host_.allReduce(step, x);
         }
         void gatherRows(std::span<const float> mine, int nRows, std::span<const int> cols, float* all) override {
@@ -123,7 +123,7 @@ class FakeCollectives final : public DeviceCollectives {
 
       private:
         Communicator& host_;
-        std::atomic<int>& nSums_;
+        std::atomic<int>& nAllReduces_;
     };
     const std::string name_;
 };
@@ -159,9 +159,9 @@ TEST_F(ClusterOfDevices, AllAddUpByTheirDevices) {
     const auto worker = start(other);
     RootUnderTest cluster(path, options);
     EXPECT_EQ(cluster.greedy(prompt, 10), expected);
-    EXPECT_EQ(cluster.lines.count("sums by NCCL"), 1) << cluster.lines.all();
-    EXPECT_GT(root->nSums, 0);
-    EXPECT_EQ(root->nSums, other->nSums);
+    EXPECT_EQ(cluster.lines.count("all-reduce by NCCL"), 1) << cluster.lines.all();
+    EXPECT_GT(root->nAllReduces, 0);
+    EXPECT_EQ(root->nAllReduces, other->nAllReduces);
     ASSERT_EQ(other->members.size(), 1u);
     EXPECT_EQ(other->members[0].rendezvous, "rendezvous1");
     EXPECT_EQ(other->members[0].rank, 1);
@@ -173,7 +173,7 @@ TEST_F(ClusterOfDevices, OneWithoutSendsAllThroughTheNetwork) {
     const auto a = start(other), b = start(nullptr);
     RootUnderTest cluster(path, options);
     EXPECT_EQ(cluster.greedy(prompt, 10), expected);
-    EXPECT_EQ(root->nSums + other->nSums, 0);
+    EXPECT_EQ(root->nAllReduces + other->nAllReduces, 0);
     EXPECT_EQ(cluster.lines.count("computes without a GPU"), 1) << cluster.lines.all();
 }
 
@@ -189,13 +189,13 @@ TEST_F(ClusterOfDevices, AnImpossibleWishNamesTheNode) {
     }
 }
 
-TEST_F(ClusterOfDevices, WhatCannotMeetGoesThroughTheNetwork) {
+TEST_F(ClusterOfDevices, WhatCannotBeReachedGoesThroughTheNetwork) {
     const auto worker = start(other);
     root->fails = other->fails = true;
     RootUnderTest cluster(path, options);
     EXPECT_EQ(cluster.greedy(prompt, 10), expected);
-    EXPECT_EQ(cluster.lines.count("sums through the network (no way through)"), 1) << cluster.lines.all();
-    EXPECT_EQ(root->nSums, 0);
+    EXPECT_EQ(cluster.lines.count("all-reduce through the network (no way through)"), 1) << cluster.lines.all();
+    EXPECT_EQ(root->nAllReduces, 0);
 }
 
 TEST_F(ClusterOfDevices, WhatWaitsOnADeviceIsToldOfALoss) {

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "cluster/weights-id.hpp"
 #include "local-cluster.hpp"
 #include "net/batch-codec.hpp"
 #include "net/frame.hpp"

@@ -2,6 +2,7 @@
 #include <random>
 
 #include "child-process.hpp"
+#include "cluster/memory-plan.hpp"
 #include "relay.hpp"
 #include "tiny-model.hpp"
 
@@ -105,7 +106,7 @@ TEST_F(Survival, AllWorkersAreKilled) {
     EXPECT_EQ(root.forward->nodes().size(), 1u);
 }
 
-TEST_F(Survival, KilledInThePrompt) {
+TEST_F(Survival, KilledInPrefill) {
     WorkerProcess a(kSecret), b(kSecret);
     connectTo({&a, &b});
     options.wait = milliseconds(500);
@@ -289,9 +290,9 @@ TEST_F(Survival, RandomFaults) {
     }
 }
 
-/// A batch of so many tokens goes in microbatches, whose sums travel beside the computing: one of them is lost with its
+/// A batch of so many tokens goes in microbatches, whose all-reduces travel beside the computing: one is lost with its
 /// rank.
-TEST_F(Survival, FaultsInPromptsOfTwoHalves) {
+TEST_F(Survival, FaultsInMicrobatches) {
     const DecoderLimits limits{.maxTokens = 128, .maxOutputs = 4};
     const std::vector<int> longPrompt = somePrompt(config, 240);
     const std::vector<int> alone = RootUnderTest(path, {}, limits).greedy(longPrompt, 4);

@@ -139,10 +139,10 @@ TEST_F(Transfer, NodesTellWhatTheyDid) {
     RootUnderTest root(demo, options);
     root.greedy({1, 2, 3, 4, 5}, 8);
     // Two all-reduces in each of eight layers and one for the logits.
-    constexpr uint64_t kMeetings = 8 * (2 * 8 + 1);
+    constexpr uint64_t kCollectives = 8 * (2 * 8 + 1);
     auto nodes = root.forward->nodeStatistics();
     // A worker counts its last collective when it has sent its part, which may be after the root has asked.
-    const auto late = [](const auto& node) { return node && node->sync.nCollectives < kMeetings; };
+    const auto late = [](const auto& node) { return node && node->sync.nCollectives < kCollectives; };
     for (int i = 0; i < 100 && std::any_of(nodes.begin(), nodes.end(), late); i++) {
         std::this_thread::sleep_for(std::chrono::milliseconds(20));
         nodes = root.forward->nodeStatistics();
@@ -151,7 +151,7 @@ TEST_F(Transfer, NodesTellWhatTheyDid) {
     for (const auto& node : nodes) {
         ASSERT_TRUE(node);
         EXPECT_GT(node->computeSeconds, 0.0);
-        EXPECT_EQ(node->sync.nCollectives, kMeetings);
+        EXPECT_EQ(node->sync.nCollectives, kCollectives);
         EXPECT_GE(node->sync.p99Us, node->sync.p50Us);
         EXPECT_GT(node->sync.p50Us, 0.0);
         EXPECT_GT(node->sync.bytesSent, 50'000u);

@@ -13,7 +13,7 @@
 #include <unordered_map>
 
 #include "base/errors.hpp"
-#include "cluster/cluster-setup.hpp"
+#include "cluster/memory-plan.hpp"
 #include "model/weights.hpp"
 #include "tensor/blocks.hpp"
 #include "tiny-model.hpp"
