@@ -8,7 +8,7 @@ import argparse
 import pathlib
 import sys
 
-from dllama_convert.convert import ModelImage, convert, run_tool
+from dllama_convert.convert import ModelImage, convert, run_tool, say_notes
 from dllama_convert.families import plan_of
 from dllama_convert.gguf_checkpoint import GgufCheckpoint, GgufFile, kept_types
 from dllama_convert.gguf_config import read_config
@@ -37,6 +37,7 @@ def main() -> int:
         checkpoint = GgufCheckpoint(file)
         plan = plan_of(read_config(file, checkpoint), checkpoint)
         types, weight_type = kept_types(plan, checkpoint) if args.type == "keep" else ({}, args.type.upper())
+        say_notes(plan)
         image = ModelImage(plan, weight_type, args.name, types)
         path = convert(checkpoint.encode_rows, image, args.output_dir)
         done = f"{path} ({path.stat().st_size / 1e6:.1f} MB)"

@@ -8,7 +8,7 @@ import pathlib
 import sys
 
 from dllama_convert.checkpoint import open_checkpoint
-from dllama_convert.convert import ModelImage, convert, encode_rows_of, run_tool
+from dllama_convert.convert import ModelImage, convert, encode_rows_of, run_tool, say_notes
 from dllama_convert.families import make_plan
 from dllama_convert.quants import TYPES
 
@@ -29,6 +29,7 @@ def main() -> int:
     def work() -> str:
         checkpoint = open_checkpoint(args.folder)
         plan = make_plan(args.folder, checkpoint, args.ignore_unknown)
+        say_notes(plan)
         image = ModelImage(plan, args.type.upper(), args.name)
         path = convert(encode_rows_of(checkpoint, args.quality), image, args.output_dir)
         return f"{path} ({path.stat().st_size / 1e6:.1f} MB)"

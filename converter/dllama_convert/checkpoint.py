@@ -8,14 +8,22 @@ import math
 import os
 import pathlib
 import struct
+from collections.abc import Iterable
 
 import numpy as np
 
 from . import ConversionError
+from .fp8 import UNUSED_SCALES, dequantise, pair_scales
 from .paths import below
 from .torch_file import StoredTensor, read_torch
 
-_NUMPY = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(np.uint16)}
+_NUMPY = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(np.uint16),
+    "F8_E4M3": np.dtype(np.uint8),
+}
+READABLE = "F32, F16, BF16, F8_E4M3 with scales"
 
 
 class Checkpoint:
@@ -32,6 +40,8 @@ class Checkpoint:
                 if tensor.offset < 0 or tensor.offset + math.prod(tensor.shape) * item > size:
                     raise ConversionError(f"{path}: tensor {name} ends behind the file: it is truncated or damaged")
                 self._tensors[name] = tensor
+        self._scale_of = pair_scales({name: (t.dtype, t.shape) for name, t in self._tensors.items()})
+        self._scales = {name: self.rows(scale, self._all(scale)) for name, scale in self._scale_of.items()}
 
     def close(self) -> None:
         """Lets go of the files: the room of a deleted shard is free only then."""
@@ -39,14 +49,19 @@ class Checkpoint:
             file.close()
 
     def names(self) -> list[str]:
-        return list(self._tensors)
+        """The tensors, without the scales that belong to others."""
+        return without_scales(self._tensors, self._scale_of)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Raises ConversionError if nobody can read the tensor's type."""
         tensor = self._tensors[name]
         if tensor.dtype not in _NUMPY:
-            raise ConversionError(f"tensor {name} has type {tensor.dtype}: only {', '.join(_NUMPY)} are supported")
+            raise ConversionError(f"tensor {name} has type {tensor.dtype}: only {READABLE} are supported")
         return tensor.shape
+
+    def _all(self, name: str) -> slice:
+        shape = self._tensors[name].shape
+        return slice(0, math.prod(shape[:-1]) if len(shape) > 1 else math.prod(shape))
 
     def rows(self, name: str, index: slice | np.ndarray) -> np.ndarray:
         """The rows as float32 (n, width)."""
@@ -58,7 +73,22 @@ class Checkpoint:
         first, last = (index.start, index.stop) if whole else (int(index.min()), int(index.max()) + 1)
         raw = np.empty((last - first, width), item)
         self._read(tensor, first * width * item.itemsize, memoryview(raw).cast("B"))
-        return _to_float32(raw if whole else raw[index - first], tensor.dtype)
+        raw = raw if whole else raw[index - first]
+        if tensor.dtype != "F8_E4M3":
+            return _to_float32(raw, tensor.dtype)
+        rows = np.arange(first, last) if whole else index
+        scale = self._tensors[self._scale_of[name]]
+        return dequantise(raw, rows, tensor.shape, self._scales[name], scale.shape)
+
+    def equal(self, name: str, other: str) -> bool:
+        """Whether two tensors have the same values, whatever their types. Reads both, piece by piece."""
+        shape = self.shape(name)
+        if self.shape(other) != shape or len(shape) != 2:
+            return False
+        rows, width = shape
+        step = max(1, (1 << 20) // max(width, 1))
+        pieces = (slice(at, min(rows, at + step)) for at in range(0, rows, step))
+        return all(np.array_equal(self.rows(name, piece), self.rows(other, piece)) for piece in pieces)
 
     def _read(self, tensor: StoredTensor, begin: int, buffer: memoryview) -> None:
         file, done = self._files[tensor.path].fileno(), 0
@@ -67,6 +97,11 @@ class Checkpoint:
             if n == 0:
                 raise ConversionError(f"{tensor.path}: became shorter while it was read")
             done += n
+
+
+def without_scales(names: Iterable[str], scale_of: dict[str, str]) -> list[str]:
+    scales = set(scale_of.values())
+    return [name for name in names if name not in scales and not (scales and name.endswith(UNUSED_SCALES))]
 
 
 def _to_float32(raw: np.ndarray, dtype: str) -> np.ndarray:

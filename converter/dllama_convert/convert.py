@@ -123,6 +123,12 @@ def convert(encode_rows: EncodeRows, image: ModelImage, output_dir: pathlib.Path
     return path
 
 
+def say_notes(plan: Plan) -> None:
+    """What is left out, kept or limited, a line each."""
+    for note in plan.notes:
+        print(f"💡 {note}", flush=True)
+
+
 def run_tool(work: Callable[[], str]) -> int:
     """Runs a converter's command: prints the line it returns, or its error as one line. Returns the exit code."""
     try:

@@ -18,9 +18,10 @@ import sys
 import xxhash
 
 from . import ConversionError
-from .checkpoint import Checkpoint, open_checkpoint, read_json, read_safetensors
-from .convert import Encoder, ModelImage, convert, counted, encode_rows_of, progress_bar
+from .checkpoint import READABLE, Checkpoint, open_checkpoint, read_json, read_safetensors, without_scales
+from .convert import Encoder, ModelImage, convert, counted, encode_rows_of, progress_bar, say_notes
 from .families import make_plan
+from .fp8 import pair_scales
 from .hub import RemoteFile, Repository, open_repository
 from .model_file import write_tensor
 from .paths import below
@@ -42,15 +43,25 @@ class RemoteTensors:
     def __init__(self, shards: dict[str, dict[str, tuple[str, tuple[int, ...]]]]):
         self._tensors = {name: entry for tensors in shards.values() for name, entry in tensors.items()}
         self.shard_of = {name: shard for shard, tensors in shards.items() for name in tensors}
+        self._scale_of = pair_scales({name: (dtype, tuple(shape)) for name, (dtype, shape) in self._tensors.items()})
+        for name, scale in self._scale_of.items():
+            if self.shard_of[name] != self.shard_of[scale]:
+                raise ConversionError(
+                    f"{name} and its scales lie in different shards: download the model, then convert it"
+                )
 
     def names(self) -> list[str]:
-        return list(self._tensors)
+        return without_scales(self._tensors, self._scale_of)
 
     def shape(self, name: str) -> tuple[int, ...]:
         dtype, shape = self._tensors[name]
-        if dtype not in ("F32", "F16", "BF16"):
-            raise ConversionError(f"tensor {name} has type {dtype}: only F32, F16, BF16 are supported")
+        if dtype not in ("F32", "F16", "BF16", "F8_E4M3"):
+            raise ConversionError(f"tensor {name} has type {dtype}: only {READABLE} are supported")
         return tuple(shape)
+
+    def equal(self, name: str, other: str) -> bool:
+        """Nobody knows before both are downloaded: a tied head that is stored all the same is kept."""
+        return False
 
 
 class Journal:
@@ -150,7 +161,9 @@ class StreamingConversion:
 
     def _image(self, checkpoint) -> ModelImage:
         _, weight_type, name = self._wanted
-        return ModelImage(make_plan(self.work, checkpoint, self._ignore_unknown), weight_type, name)
+        plan = make_plan(self.work, checkpoint, self._ignore_unknown)
+        say_notes(plan)
+        return ModelImage(plan, weight_type, name)
 
     def _convert_tokenizer(self) -> None:
         path = self.path.with_name(f"dllama_tokenizer_{self._wanted[2]}.t")

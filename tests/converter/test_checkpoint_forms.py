@@ -4,12 +4,15 @@ import math
 
 import numpy as np
 import pytest
-from checkpoints import ROOT, Tensors, converted, document, golden, write_folder, zeros
+from checkpoints import ROOT, Tensors, converted, document, golden, run_converter, write_folder, zeros
 from dllama_convert import ConversionError
 from dllama_convert.checkpoint import Checkpoint
 from dllama_convert.torch_file import read_torch
 
-MODELS = ["chatglm-6b", "glm-4-9b-chat", "glm-hf-bias", "glm4-dense", "glm4moe-16x2", "llama", "qwen3", "qwen3moe"]
+MODELS = [
+    "chatglm-6b", "glm-4-9b-chat", "glm-hf-bias", "glm4-dense", "glm4moe-16x2", "llama", "qwen3", "qwen3moe", "qwen2",
+    "solar-open", "glm45v-text", "glm41v-text", "glm-ocr-text",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -181,8 +184,19 @@ def test_best_quality_changes_only_q40(tmp_path):
         )
 
 
-def test_tied_head_is_not_stored(tmp_path):
+def test_tied_head_is_stored_where_it_differs(tmp_path):
+    """tie_word_embeddings is true in all three; a head of other values is what the model was trained with."""
     config, tensors = golden("glm4-dense")
-    tied = document(converted(write_folder(tmp_path / "tied", config | {"tie_word_embeddings": True}, tensors)))
-    assert tied["config"]["tie_word_embeddings"]
-    assert "head.weight" not in {entry[0] for entry in tied["tensors"]}
+    config |= {"tie_word_embeddings": True}
+    repeated = tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"]}
+    without = {name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"}
+    tied = converted(write_folder(tmp_path / "without", config, without))
+    assert document(tied)["config"]["tie_word_embeddings"]
+    assert "head.weight" not in {entry[0] for entry in document(tied)["tensors"]}
+    result = run_converter(write_folder(tmp_path / "repeated", config, repeated), tmp_path / "out")
+    assert "left out: lm_head.weight: it repeats model.embed_tokens.weight" in result.stdout
+    assert (tmp_path / "out" / "dllama_model_model_f32.m").read_bytes() == tied
+    result = run_converter(write_folder(tmp_path / "differs", config, tensors), tmp_path / "out2")
+    assert "lm_head.weight is kept" in result.stdout
+    untied = write_folder(tmp_path / "untied", config | {"tie_word_embeddings": False}, tensors)
+    assert (tmp_path / "out2" / "dllama_model_model_f32.m").read_bytes() == converted(untied)

@@ -6,7 +6,7 @@ import pathlib
 
 from .. import ConversionError
 from ..checkpoint import Checkpoint
-from ..hf_config import HfConfig
+from ..hf_config import HfConfig, shown
 from .chatglm import chatglm
 from .glm import glm
 from .glm4moe import glm4moe
@@ -19,13 +19,17 @@ __all__ = ["Output", "Plan", "make_plan", "plan_of"]
 FAMILIES = {
     "LlamaForCausalLM": llama,
     "MistralForCausalLM": llama,
+    "Qwen2ForCausalLM": llama,
     "Qwen3ForCausalLM": qwen3,
     "Qwen3MoeForCausalLM": qwen3,
     "GlmForCausalLM": glm,
     "Glm4ForCausalLM": glm,
+    "Glm4vForConditionalGeneration": glm,
+    "GlmOcrForConditionalGeneration": glm,
     "Glm4MoeForCausalLM": glm4moe,
+    "Glm4vMoeForConditionalGeneration": glm4moe,
+    "SolarOpenForCausalLM": glm4moe,
     "ChatGLMModel": chatglm,
-    "ChatGLMForConditionalGeneration": chatglm,
 }
 
 
@@ -35,12 +39,16 @@ def make_plan(folder: pathlib.Path, checkpoint: Checkpoint, ignore_unknown: bool
 
 
 def plan_of(config: HfConfig, checkpoint: Checkpoint, ignore_unknown: bool = False) -> Plan:
-    names = config.get("architectures") or ["(none)"]
-    if names[0] not in FAMILIES:
-        raise ConversionError(f"{config.path}: architecture {names[0]} is not supported ({', '.join(FAMILIES)})")
+    family = FAMILIES.get(config.class_name)
+    if family is None:
+        name = shown(config.get("architectures") or config.get("model_type") or "(none)")
+        raise ConversionError(f"{config.path}: architecture {name} is not supported ({', '.join(FAMILIES)})")
     builder = Builder(checkpoint)
-    plan = FAMILIES[names[0]](config, builder)
+    if config.sees_pictures:
+        builder.leave_out_pictures()
+    plan = family(config, builder)
     if not ignore_unknown:
         config.refuse_unknown()
-        builder.refuse_unused()
+    builder.finish(ignore_unknown)
+    plan.notes = config.notes + builder.notes
     return plan

@@ -7,37 +7,73 @@ from ..hf_config import HfConfig
 from .plan import Builder
 
 
-def base_config(c: HfConfig, *, eps_key: str = "rms_norm_eps", bias: bool, rotary: float) -> dict:
-    heads = c.need("num_attention_heads")
-    head_dim = c.get("head_dim") or c.need("hidden_size") // heads
-    theta, scaling = c.rope()
+def base_config(c: HfConfig, *, bias: bool, rotary: float, default_theta: float | None = None) -> dict:
+    """The fields that all families have. `rotary`: share of a head that is rotated."""
+    heads = c.count("num_attention_heads", high=4096)
+    hidden = c.count("hidden_size", low=32, high=1 << 17)
+    head_dim = c.count("head_dim", default=hidden // heads, low=0) or hidden // heads
+    if not 8 <= head_dim <= 256 or head_dim % 8:
+        raise ConversionError(f"{c.path}: head_dim is {head_dim}, must be a multiple of 8 from 8 to 256")
+    kv_heads = c.count("num_key_value_heads", default=heads, high=heads)
+    if heads % kv_heads:
+        raise c.error("num_key_value_heads", f"must divide num_attention_heads, which is {heads}")
+    rotary_dim = int(head_dim * rotary)
+    if rotary_dim < 2 or rotary_dim % 2:
+        raise ConversionError(
+            f"{c.path}: partial_rotary_factor {rotary} of head_dim {head_dim} is {rotary_dim} dimensions: must be even"
+        )
+    theta, scaling = c.rope(default_theta)
     c.expect("hidden_act", "silu")
     return {
-        "hidden_size": c.need("hidden_size"),
-        "num_hidden_layers": c.need("num_hidden_layers"),
+        "hidden_size": hidden,
+        "num_hidden_layers": c.count("num_hidden_layers", high=1024),
         "num_attention_heads": heads,
-        "num_key_value_heads": c.get("num_key_value_heads", heads),
+        "num_key_value_heads": kv_heads,
         "head_dim": head_dim,
-        "intermediate_size": c.need("intermediate_size"),
-        "vocab_size": c.need("vocab_size"),
-        "max_position_embeddings": c.need("max_position_embeddings"),
-        "norm_eps": float(c.need(eps_key)),
+        "intermediate_size": c.count("intermediate_size", low=32, high=1 << 20),
+        "vocab_size": c.count("vocab_size", high=1 << 24),
+        "max_position_embeddings": c.context(scaling),
+        "norm_eps": c.number("rms_norm_eps", high=0.5),
         "rope_theta": theta,
-        "rotary_dim": int(head_dim * rotary),
+        "rotary_dim": rotary_dim,
         "rope_scaling": scaling,
         "attention_bias": bias,
-        "tie_word_embeddings": bool(c.get("tie_word_embeddings", False)),
+        "tie_word_embeddings": c.flag("tie_word_embeddings", False),
         "hidden_act": "silu",
         "eos_token_ids": c.eos_ids(),
     }
 
 
-def no_sliding_window(c: HfConfig) -> None:
-    if c.get("use_sliding_window", c.get("sliding_window") is not None) and c.get("sliding_window") is not None:
-        raise c.error("sliding_window", "sliding-window attention is not supported")
-    for kind in c.get("layer_types", []):
-        if kind != "full_attention":
-            raise ConversionError(f"{c.path}: layer_types has {kind!r}: only full_attention is supported")
+def moe_config(c: HfConfig, layers: int) -> dict:
+    """The fields of the experts in the families whose router is a sigmoid with a balancing bias."""
+    c.expect("topk_method", "noaux_tc")
+    c.expect("scoring_func", "sigmoid")
+    c.expect("moe_layer_freq", 1)
+    experts = expert_count(c, layers)
+    groups = c.count("n_group", default=1, high=experts)
+    open_groups = c.count("topk_group", default=1, high=groups)
+    per_token = c.count("num_experts_per_tok", high=experts)
+    if experts % groups or per_token > experts // groups * open_groups:
+        raise c.error("n_group", f"{experts} experts, {open_groups} open groups and {per_token} a token do not agree")
+    return {
+        "n_routed_experts": experts,
+        "num_experts_per_tok": per_token,
+        "n_shared_experts": c.count("n_shared_experts", "num_shared_experts", low=0, high=64),
+        "moe_intermediate_size": c.count("moe_intermediate_size", low=32, high=1 << 20),
+        "first_k_dense_replace": c.first_sparse_layer(layers),
+        "n_group": groups,
+        "topk_group": open_groups,
+        "norm_topk_prob": c.flag("norm_topk_prob", True),
+        "routed_scaling_factor": c.number("routed_scaling_factor", 1.0, high=1e6),
+        "scoring_func": "sigmoid",
+    }
+
+
+def expert_count(c: HfConfig, layers: int) -> int:
+    """Its names in different families and versions of transformers."""
+    return c.count(
+        "n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts", high=min(1024, (1 << 17) // layers)
+    )
 
 
 def _interleave_rows(heads: int, head_dim: int) -> np.ndarray:
@@ -91,7 +127,7 @@ def ends(b: Builder, cfg: dict, layers) -> None:
     b.matrix("token_embedding.weight", cfg["vocab_size"], cfg["hidden_size"], "model.embed_tokens.weight")
     layers()
     b.vector("final_norm.weight", cfg["hidden_size"], "model.norm.weight")
-    if cfg["tie_word_embeddings"]:
-        b.ignore("lm_head.weight")
-    else:
+    if cfg["tie_word_embeddings"] and b.has("lm_head.weight"):
+        cfg["tie_word_embeddings"] = b.repeats("lm_head.weight", "model.embed_tokens.weight")
+    if not cfg["tie_word_embeddings"]:
         b.matrix("head.weight", cfg["vocab_size"], cfg["hidden_size"], "lm_head.weight")

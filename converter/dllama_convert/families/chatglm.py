@@ -14,22 +14,25 @@ def chatglm(c: HfConfig, b: Builder) -> Plan:
 def _chatglm1(c: HfConfig, b: Builder) -> Plan:
     c.expect("position_encoding_2d", True)
     c.expect("pre_seq_len", 0)
-    hidden, heads, inner = c.need("hidden_size"), c.need("num_attention_heads"), c.need("inner_hidden_size")
-    head_dim, stored_vocab = hidden // heads, c.need("vocab_size")
+    hidden, heads = c.count("hidden_size", low=32, high=1 << 17), c.count("num_attention_heads", high=4096)
+    inner, stored_vocab = c.count("inner_hidden_size", low=32, high=1 << 20), c.count("vocab_size", high=1 << 24)
+    head_dim = hidden // heads
+    if hidden % heads or head_dim % 8 or head_dim > 256:
+        raise c.error("num_attention_heads", f"must divide hidden_size {hidden} into multiples of 8, at most 256")
     # The oldest checkpoints keep 20000 image tokens before the text's and need not name the special ids. The later ones
     # left these rows out, and so do we: the tokenizer's ids are the same from there on.
     images = 20000 if stored_vocab == 150528 else 0
     vocab = stored_vocab - images
     cfg = {
         "hidden_size": hidden,
-        "num_hidden_layers": c.need("num_layers"),
+        "num_hidden_layers": c.count("num_layers", "num_hidden_layers", high=1024),
         "num_attention_heads": heads,
         "num_key_value_heads": heads,
         "head_dim": head_dim,
         "intermediate_size": inner,
         "vocab_size": vocab,
-        "max_position_embeddings": c.need("max_sequence_length"),
-        "norm_eps": float(c.need("layernorm_epsilon")),
+        "max_position_embeddings": c.count("max_sequence_length", high=1 << 24),
+        "norm_eps": c.number("layernorm_epsilon", high=0.5),
         "rope_theta": 10000.0,
         "rotary_dim": head_dim,
         "rope_scaling": None,
@@ -37,9 +40,9 @@ def _chatglm1(c: HfConfig, b: Builder) -> Plan:
         "tie_word_embeddings": False,
         "hidden_act": "gelu_tanh",
         "eos_token_ids": [i - images for i in c.eos_ids() or [130005 + images]],
-        "gmask_token_id": c.get("gmask_token_id", 130001 + images) - images,
-        "mask_token_id": c.get("mask_token_id", 130000 + images) - images,
-        "bos_token_id": c.get("bos_token_id", 130004 + images) - images,
+        "gmask_token_id": c.count("gmask_token_id", default=130001 + images, low=images) - images,
+        "mask_token_id": c.count("mask_token_id", default=130000 + images, low=images) - images,
+        "bos_token_id": c.count("bos_token_id", default=130004 + images, low=images) - images,
     }
     fused_rows = np.arange(3 * hidden).reshape(heads, 3, head_dim)  # per head: q, k, v
 
@@ -81,20 +84,25 @@ def _chatglm2(c: HfConfig, b: Builder) -> Plan:
     }.items():  # fmt: skip
         c.expect(key, value)
     c.expect("pre_seq_len", 0)
-    hidden, heads, head_dim = c.need("hidden_size"), c.need("num_attention_heads"), c.need("kv_channels")
-    groups, width = c.need("multi_query_group_num"), c.need("ffn_hidden_size")
-    bias = bool(c.get("add_qkv_bias", False))
+    hidden, heads = c.count("hidden_size", low=32, high=1 << 17), c.count("num_attention_heads", high=4096)
+    head_dim, groups = c.count("kv_channels", low=8, high=256), c.count("multi_query_group_num", high=heads)
+    if head_dim % 8:
+        raise c.error("kv_channels", "must be a multiple of 8")
+    if heads % groups:
+        raise c.error("multi_query_group_num", f"must divide num_attention_heads, which is {heads}")
+    width = c.count("ffn_hidden_size", low=32, high=1 << 20)
+    bias = c.flag("add_qkv_bias", False)
     cfg = {
         "hidden_size": hidden,
-        "num_hidden_layers": c.need("num_layers"),
+        "num_hidden_layers": c.count("num_layers", "num_hidden_layers", high=1024),
         "num_attention_heads": heads,
         "num_key_value_heads": groups,
         "head_dim": head_dim,
         "intermediate_size": width,
-        "vocab_size": c.need("padded_vocab_size"),
-        "max_position_embeddings": c.need("seq_length"),
-        "norm_eps": float(c.need("layernorm_epsilon")),
-        "rope_theta": 10000.0 * float(c.get("rope_ratio", 1)),
+        "vocab_size": c.count("padded_vocab_size", high=1 << 24),
+        "max_position_embeddings": c.count("seq_length", high=1 << 24),
+        "norm_eps": c.number("layernorm_epsilon", high=0.5),
+        "rope_theta": 10000.0 * c.number("rope_ratio", 1.0),
         "rotary_dim": head_dim // 2,
         "rope_scaling": None,
         "attention_bias": bias,

@@ -1,4 +1,4 @@
-"""The dense GLMs: GLM-Edge, glm-4-9b-chat-hf, GLM-4-0414 and Z1."""
+"""The dense GLMs: GLM-Edge, glm-4-9b-chat-hf, GLM-4-0414, Z1, and the text parts of GLM-4.1V and GLM-OCR."""
 
 from ..hf_config import HfConfig
 from .blocks import attention, base_config, ends, mlp
@@ -6,13 +6,21 @@ from .plan import Builder, Plan
 
 
 def glm(c: HfConfig, b: Builder) -> Plan:
-    """GlmForCausalLM (glm-4-9b-chat-hf, GLM-Edge) and Glm4ForCausalLM (0414, Z1), which adds sandwich norms."""
-    sandwich = c.need("architectures")[0] == "Glm4ForCausalLM"
-    cfg = base_config(c, bias=bool(c.get("attention_bias", False)), rotary=c.partial_rotary_factor(0.5))
-    # The next-token layers of a dense GLM are not converted.
-    for i in range(c.get("num_nextn_predict_layers", 0)):
-        prefix = f"model.layers.{cfg['num_hidden_layers'] + i}."
-        b.ignore(*(name for name in b.present if name.startswith(prefix)))
+    """GlmForCausalLM (glm-4-9b-chat-hf, GLM-Edge) and, with sandwich norms, Glm4ForCausalLM (0414, Z1) and the text
+    parts of Glm4vForConditionalGeneration (GLM-4.1V, GLM-4.6V-Flash) and GlmOcrForConditionalGeneration."""
+    sandwich = c.class_name != "GlmForCausalLM"
+    # transformers' Glm4v has the biases whatever the config says, and GlmOcr has none.
+    bias = c.flag("attention_bias", c.class_name == "Glm4vForConditionalGeneration")
+    if c.class_name == "Glm4vForConditionalGeneration":
+        c.expect("attention_bias", True)
+    if c.class_name == "GlmOcrForConditionalGeneration":
+        c.expect("attention_bias", False)
+    c.expect("rope_interleave", True)
+    cfg = base_config(c, bias=bias, rotary=c.partial_rotary_factor(0.5))
+    first = cfg["num_hidden_layers"]
+    for i in range(first, first + c.count("num_nextn_predict_layers", default=0, low=0, high=16)):
+        names = [name for name in b.present if name.startswith(f"model.layers.{i}.")]
+        b.leave_out("the next-token layer of a dense model is not used", names)
 
     def layers():
         hidden = cfg["hidden_size"]

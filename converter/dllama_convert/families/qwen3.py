@@ -1,32 +1,32 @@
 """Qwen3 and Qwen3-MoE."""
 
 from ..hf_config import HfConfig
-from .blocks import attention, base_config, ends, experts, mlp, no_sliding_window
+from .blocks import attention, base_config, ends, expert_count, experts, mlp
 from .plan import Builder, Plan
 
 
 def qwen3(c: HfConfig, b: Builder) -> Plan:
-    moe = c.need("architectures")[0] == "Qwen3MoeForCausalLM"
+    moe = c.class_name == "Qwen3MoeForCausalLM"
     c.expect("attention_bias", False)
     c.expect("partial_rotary_factor", 1.0)
-    no_sliding_window(c)
     cfg = base_config(c, bias=False, rotary=1.0)
+    cfg["max_position_embeddings"] = c.full_attention(cfg["max_position_embeddings"])
     if moe:
         c.expect("decoder_sparse_step", 1)
         c.expect("mlp_only_layers", [])
+        n_experts = expert_count(c, cfg["num_hidden_layers"])
         cfg |= {
-            "n_routed_experts": c.get("num_experts") or c.need("num_local_experts"),
-            "num_experts_per_tok": c.need("num_experts_per_tok"),
+            "n_routed_experts": n_experts,
+            "num_experts_per_tok": c.count("num_experts_per_tok", high=n_experts),
             "n_shared_experts": 0,
-            "moe_intermediate_size": c.need("moe_intermediate_size"),
+            "moe_intermediate_size": c.count("moe_intermediate_size", low=32, high=1 << 20),
             "first_k_dense_replace": 0,
             "n_group": 1,
             "topk_group": 1,
-            "norm_topk_prob": bool(c.get("norm_topk_prob", False)),
+            "norm_topk_prob": c.flag("norm_topk_prob", False),
             "routed_scaling_factor": 1.0,
             "scoring_func": "softmax",
         }
-        c.get("num_local_experts")
 
     def layers():
         for i in range(cfg["num_hidden_layers"]):
