@@ -39,8 +39,9 @@ std::unique_ptr<Backend> makeBackend(const std::string& name, ThreadPool& pool) 
 
 std::vector<Variant> variants() {
     std::vector<Variant> all;
-    for (const char* model : {"glm4-dense", "glm-hf-bias", "glm4moe-16x2", "glm4moe-128x8", "llama", "qwen3",
-                              "qwen3moe", "glm-4-9b-chat", "chatglm-6b"}) {
+    for (const char* model :
+         {"glm4-dense", "glm-hf-bias", "glm4moe-16x2", "glm4moe-128x8", "llama", "qwen3", "qwen3moe", "glm-4-9b-chat",
+          "chatglm-6b", "qwen2", "solar-open", "glm45v-text", "glm41v-text", "glm-ocr-text"}) {
         all.push_back({model, "reference", 1});
         for (Isa isa : {Isa::Generic, Isa::Avx2, Isa::Avx512Vnni, Isa::Neon})
             for (int threads : {1, 2})

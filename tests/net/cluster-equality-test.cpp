@@ -83,7 +83,8 @@ TEST_P(GoldenModels, AnyNumberOfRanksGivesTheSameLogits) {
 
 INSTANTIATE_TEST_SUITE_P(Models, GoldenModels,
                          testing::Values("chatglm-6b", "glm-4-9b-chat", "glm-hf-bias", "glm4-dense", "glm4moe-16x2",
-                                         "glm4moe-128x8", "llama", "qwen3", "qwen3moe"),
+                                         "glm4moe-128x8", "llama", "qwen3", "qwen3moe", "qwen2", "solar-open",
+                                         "glm45v-text", "glm41v-text", "glm-ocr-text"),
                          [](const auto& info) {
                              std::string name = info.param;
                              std::replace(name.begin(), name.end(), '-', '_');
