@@ -159,6 +159,9 @@ DecoderLimits Session::chooseLimits(const ModelOptions& options, const SessionNe
     if (options.maxSeqLen < 0) throw ConfigError("--max-seq-len is {}, must be 1 or more", options.maxSeqLen);
     limits.maxPositions = options.maxSeqLen > 0 ? std::min(options.maxSeqLen, modelLimit)
                                                 : std::min(modelLimit, std::max(kDefaultMaxSeqLen, needs.positions));
+    if (options.maxSeqLen > modelLimit)
+        fmt::print(needs.status, "⚠️ context {} instead of {}: the model is made for no more\n", modelLimit,
+                   options.maxSeqLen);
     if (needs.positions > limits.maxPositions)
         throw ConfigError("{} positions are needed, the context has {} ({})", needs.positions, limits.maxPositions,
                           options.maxSeqLen > 0 ? "--max-seq-len" : "the model's limit");

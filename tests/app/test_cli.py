@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import struct
 import subprocess
@@ -265,3 +266,9 @@ def test_flipped_bit_in_a_tensor(tmp_path):
     broken.write_bytes(data)
     result = run("inference", "--model", broken, *DEMO[2:], *PROMPT)
     assert result.returncode == 1 and "flipped.m" in result.stderr and "hash" in result.stderr
+
+
+def test_a_context_that_is_cut_is_said_with_both_numbers():
+    result = run("inference", *DEMO, *PROMPT, "--steps", "16", "--max-seq-len", "1000000")
+    assert result.returncode == 0
+    assert re.search(r"context \d+ instead of 1000000", result.stdout + result.stderr)
