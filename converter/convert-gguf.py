@@ -8,7 +8,7 @@ import argparse
 import pathlib
 import sys
 
-from dllama_convert.convert import ModelImage, convert, run_tool, say_notes
+from dllama_convert.convert import ModelImage, check_output, check_tokenizer, convert, run_tool, say_notes
 from dllama_convert.families import plan_of
 from dllama_convert.gguf_checkpoint import GgufCheckpoint, GgufFile, kept_types
 from dllama_convert.gguf_config import read_config
@@ -37,16 +37,24 @@ def main() -> int:
         checkpoint = GgufCheckpoint(file)
         plan = plan_of(read_config(file, checkpoint), checkpoint)
         types, weight_type = kept_types(plan, checkpoint) if args.type == "keep" else ({}, args.type.upper())
-        say_notes(plan)
         image = ModelImage(plan, weight_type, args.name, types)
+        tokenizer = None if file.get("tokenizer.ggml.tokens") is None else read_tokenizer(file)
+        tokenizer_path = args.output_dir / f"dllama_tokenizer_{args.name}.t"
+        if tokenizer:
+            check_tokenizer(tokenizer, image.vocab_size)
+            check_output(args.output_dir, image.layout.size, tokenizer_path.name)
+        say_notes(plan)
         path = convert(checkpoint.encode_rows, image, args.output_dir)
         done = f"{path} ({path.stat().st_size / 1e6:.1f} MB)"
-        if file.get("tokenizer.ggml.tokens") is None:
+        if tokenizer is None:
             return f"{done}; the file has no tokenizer"
-        tokenizer = read_tokenizer(file)
-        path = args.output_dir / f"dllama_tokenizer_{args.name}.t"
-        write_tokenizer(path, tokenizer)
-        return f"{done}\n✅ {path}: {len(tokenizer.vocab)} tokens, chat format {tokenizer.chat_format or 'none'}"
+        try:
+            write_tokenizer(tokenizer_path, tokenizer)
+        except BaseException:
+            path.unlink()  # half of the pair would stand in the way of the next try
+            raise
+        chat = tokenizer.chat_format or "none"
+        return f"{done}\n✅ {tokenizer_path}: {len(tokenizer.vocab)} tokens, chat format {chat}"
 
     return run_tool(work)
 

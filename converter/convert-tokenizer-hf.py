@@ -5,7 +5,8 @@ import argparse
 import pathlib
 import sys
 
-from dllama_convert import ConversionError
+from dllama_convert.convert import check_output, run_tool
+from dllama_convert.lora import refuse_adapter
 from dllama_convert.tokenizer_file import write_tokenizer
 from dllama_convert.tokenizers import load_tokenizer
 
@@ -17,15 +18,15 @@ def main() -> int:
     parser.add_argument("--output-dir", type=pathlib.Path, default=pathlib.Path("."), help="where to (default: here)")
     args = parser.parse_args()
     path = args.output_dir / f"dllama_tokenizer_{args.name}.t"
-    try:
+
+    def work() -> str:
+        refuse_adapter(args.folder)
         tokenizer = load_tokenizer(args.folder)
-        args.output_dir.mkdir(parents=True, exist_ok=True)
+        check_output(args.output_dir, 0, path.name)
         write_tokenizer(path, tokenizer)
-    except (ConversionError, OSError) as error:
-        print(f"🚨 {error}", file=sys.stderr)
-        return 1
-    print(f"✅ {path}: {len(tokenizer.vocab)} tokens, chat format {tokenizer.chat_format or 'none'}")
-    return 0
+        return f"{path}: {len(tokenizer.vocab)} tokens, chat format {tokenizer.chat_format or 'none'}"
+
+    return run_tool(work)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Both kinds are headers in front of plain arrays. Only the headers are read at first; rows are read when they are asked
 for, so that no tensor is ever in memory as a whole. (safetensors' own reader gives BF16 only to torch.)"""
 
+import itertools
 import json
 import math
 import os
@@ -13,8 +14,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from . import ConversionError
+from .files import open_regular, read_regular
 from .fp8 import UNUSED_SCALES, dequantise, pair_scales
 from .paths import below
+from .printing import shown
 from .torch_file import StoredTensor, read_torch
 
 _NUMPY = {
@@ -23,6 +26,9 @@ _NUMPY = {
     "BF16": np.dtype(np.uint16),
     "F8_E4M3": np.dtype(np.uint8),
 }
+# Tokenizers are the longest JSON: 40 MB at most; of safetensors the format itself has this limit.
+_JSON_BYTES = 256 << 20
+_HEADER_BYTES = 100_000_000
 READABLE = "F32, F16, BF16, F8_E4M3 with scales"
 
 
@@ -32,9 +38,9 @@ class Checkpoint:
 
     def __init__(self, shards: dict[pathlib.Path, dict[str, StoredTensor]]):
         self._tensors: dict[str, StoredTensor] = {}
-        self._files = {path: open(path, "rb", buffering=0) for path in shards}
+        self._files = {path: open_regular(path) for path in shards}
         for path, tensors in shards.items():
-            size = path.stat().st_size
+            size = os.fstat(self._files[path].fileno()).st_size
             for name, tensor in tensors.items():
                 item = _NUMPY.get(tensor.dtype, np.dtype(np.uint8)).itemsize
                 if tensor.offset < 0 or tensor.offset + math.prod(tensor.shape) * item > size:
@@ -139,9 +145,11 @@ def open_checkpoint(folder: pathlib.Path) -> Checkpoint:
 
 def read_json(path: pathlib.Path) -> dict:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_regular(path, _JSON_BYTES))
     except FileNotFoundError as error:
         raise ConversionError(f"{path}: there is no such file") from error
+    except RecursionError as error:
+        raise ConversionError(f"{path}: is nested too deeply") from error
     except (OSError, ValueError) as error:
         raise ConversionError(f"{path}: {error}") from error
     if not isinstance(document, dict):
@@ -151,24 +159,35 @@ def read_json(path: pathlib.Path) -> dict:
 
 def read_safetensors(path: pathlib.Path) -> dict[str, StoredTensor]:
     """u64 length of a JSON header, the header, then the tensors at offsets from the header's end."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         head = file.read(8)
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
-        if length > size - 8:
+        if length > min(size - 8, _HEADER_BYTES):
             raise ConversionError(f"{path}: not a safetensors file, or truncated")
         try:
             header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            tensors = {}
-            for name, entry in header.items():
-                begin, end = entry["data_offsets"]
-                shape = tuple(int(n) for n in entry["shape"])
-                tensor = StoredTensor(path, str(entry["dtype"]), shape, 8 + length + int(begin))
-                item_bytes = _NUMPY[tensor.dtype].itemsize if tensor.dtype in _NUMPY else None
-                if min(shape, default=0) < 0 or item_bytes and math.prod(shape) * item_bytes != end - begin:
-                    raise ConversionError(f"{path}: tensor {name} has {end - begin} bytes for shape {list(shape)}")
-                tensors[name] = tensor
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ConversionError(f"{path}: its header is damaged: {error!r}") from error
+        except (ValueError, RecursionError) as error:
+            raise ConversionError(f"{path}: its header is damaged: {shown(error)}") from error
+    if not isinstance(header, dict):
+        raise ConversionError(f"{path}: its header is damaged: it is no object")
+    header.pop("__metadata__", None)
+    tensors, spans = {}, []
+    for name, entry in header.items():
+        try:
+            dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ConversionError(f"{path}: its header is damaged: tensor {name} has no {error}"[:400]) from error
+        numbers = [begin, end, *shape] if isinstance(shape, list) and len(shape) <= 8 else [-1]
+        if not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers) or not isinstance(dtype, str):
+            raise ConversionError(f"{path}: its header is damaged: tensor {name} is {shown(entry)}")
+        item_bytes = _NUMPY[dtype].itemsize if dtype in _NUMPY else None
+        if item_bytes and math.prod(shape) * item_bytes != end - begin:
+            raise ConversionError(f"{path}: tensor {name} has {end - begin} bytes for shape {list(shape)}")
+        tensors[name] = StoredTensor(path, dtype, tuple(shape), 8 + length + begin)
+        spans.append((begin, end, name))
+    spans.sort()
+    for (_, end, name), (begin, _, other) in itertools.pairwise(spans):
+        if begin < end:
+            raise ConversionError(f"{path}: tensors {name} and {other} lie on the same bytes")
     return tensors

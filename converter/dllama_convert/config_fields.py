@@ -50,3 +50,12 @@ PICTURES = {
     "projector_hidden_act", "multimodal_projector_bias", "spatial_merge_size", "vision_start_token_id",
     "vision_end_token_id", "vision_token_id", "vision_feature_select_strategy", "image_seq_length",
 }  # fmt: skip
+
+# Fields that say which tensors there are, and in which shapes.
+SIZES = [
+    "num_hidden_layers", "num_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "intermediate_size", "vocab_size", "padded_vocab_size", "attention_bias", "tie_word_embeddings", "n_routed_experts",
+    "num_experts", "num_local_experts", "moe_intermediate_size", "n_shared_experts", "num_shared_experts",
+    "first_k_dense_replace", "mlp_layer_types", "use_qk_norm", "num_nextn_predict_layers", "inner_hidden_size",
+    "kv_channels", "multi_query_group_num", "ffn_hidden_size", "add_qkv_bias",
+]  # fmt: skip

@@ -2,8 +2,11 @@
 
 import collections
 import concurrent.futures
+import io
 import os
 import pathlib
+import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 
@@ -15,10 +18,14 @@ from .checkpoint import Checkpoint
 from .families import Output, Plan
 from .legacy import legacy_header, legacy_order
 from .model_file import Layout, TensorEntry, described_layout, legacy_layout, write_model
+from .printing import shown
 from .quants import block_values, encode
+from .tokenizer_file import Tokenizer
 
 # Values of a piece: big enough that Python's share of the work does not show, small enough to keep several in flight.
 PIECE_VALUES = 1 << 21
+# Of the disk, so that nothing else on the machine starves.
+_SPARE_BYTES = 64 << 20
 
 
 class ModelImage:
@@ -48,6 +55,9 @@ class ModelImage:
             else described_layout(name, plan.architecture, plan.config, self.entries)
         )
         self.file_name = f"dllama_model_{name}_{weight_type.lower()}.m"
+        self.vocab_size: int = plan.config["vocab_size"]
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,150}", name):
+            raise ConversionError(f"{shown(name)} is no name for a file: letters, digits and . _ + - are allowed")
 
 
 def _pieces(output: Output) -> list[slice | np.ndarray]:
@@ -109,9 +119,30 @@ def counted(bar: tqdm, pieces: Iterator[memoryview]) -> Iterator[memoryview]:
         yield piece
 
 
-def convert(encode_rows: EncodeRows, image: ModelImage, output_dir: pathlib.Path) -> pathlib.Path:
-    """Writes the .m file into `output_dir` and returns its path. Raises ConversionError, OSError."""
+def check_output(output_dir: pathlib.Path, size: int, *names: str) -> None:
+    """Makes the folder. Raises ConversionError if a file exists already or `size` bytes do not fit on its disk."""
+    for name in names:
+        if (output_dir / name).exists():
+            raise ConversionError(f"{output_dir / name}: exists already: remove it, or choose another name")
     output_dir.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(output_dir).free
+    if size + _SPARE_BYTES > free:
+        needed = f"{(size + _SPARE_BYTES) / 1e9:.2f} GB are needed ({size + _SPARE_BYTES} bytes)"
+        raise ConversionError(f"{output_dir}: {needed}, {free / 1e9:.2f} GB are free on this disk ({free} bytes)")
+
+
+def check_tokenizer(t: Tokenizer, vocab_size: int) -> None:
+    """Raises ConversionError if the tokenizer has tokens that the embedding has no row for."""
+    if len(t.vocab) > vocab_size:
+        raise ConversionError(
+            f"the tokenizer has {len(t.vocab)} tokens, the embedding {vocab_size} rows: they do not belong together"
+        )
+
+
+def convert(encode_rows: EncodeRows, image: ModelImage, output_dir: pathlib.Path) -> pathlib.Path:
+    """Writes the .m file into `output_dir` and returns its path. Raises ConversionError, OSError; then nothing is left
+    of it."""
+    check_output(output_dir, image.layout.size, image.file_name)
     path = output_dir / image.file_name
     by_name = {o.name: o for o in image.outputs}
     with Encoder() as encoder, progress_bar(sum(e.bytes for e in image.entries), path.name) as bar:
@@ -131,6 +162,10 @@ def say_notes(plan: Plan) -> None:
 
 def run_tool(work: Callable[[], str]) -> int:
     """Runs a converter's command: prints the line it returns, or its error as one line. Returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that is not UTF-8 shows \\u2705 rather than ending in an error when everything is done.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         print(f"✅ {work()}")
     except ConversionError as error:

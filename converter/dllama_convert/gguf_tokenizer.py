@@ -1,13 +1,12 @@
 """The tokenizer in a GGUF file as ours."""
 
-import struct
-
 from gguf import TokenType
 
 from . import ConversionError
 from .chat_formats import chat_format
 from .gguf_checkpoint import GgufFile
 from .gguf_config import eos_ids
+from .sentencepiece_proto import model_proto
 from .tokenizer_file import Tokenizer
 from .tokenizers import CL100K_PATTERN, GPT2_PATTERN, QWEN2_PATTERN, fill_vocab, raw_bytes
 
@@ -92,7 +91,7 @@ def _sentencepiece(file: GgufFile, tokens: list[str], types: list[int]) -> Token
     t = Tokenizer("sentencepiece", fill_vocab(plain, special))
     t.scores = scores[:size] + [0.0] * (len(tokens) - size)
     t.special = [(i, text, is_special) for i, (text, is_special) in special.items()]
-    t.model = _model_proto(
+    t.model = model_proto(
         tokens[:size],
         scores,
         types,
@@ -100,30 +99,3 @@ def _sentencepiece(file: GgufFile, tokens: list[str], types: list[int]) -> Token
         remove_extra_whitespaces=bool(file.get("tokenizer.ggml.remove_extra_whitespaces", False)),
     )
     return t
-
-
-def _model_proto(tokens: list[str], scores: list[float], types: list[int], **normalizer: bool) -> bytes:
-    """A sentencepiece ModelProto (sentencepiece_model.proto): 1 pieces {1 piece, 2 score, 3 type}, 2 trainer_spec
-    {3 model_type, 35 byte_fallback}, 3 normalizer_spec {1 name, 3 add_dummy_prefix, 4 remove_extra_whitespaces}. GGUF
-    has sentencepiece's piece types; its own llama tokenizers are all of sentencepiece's BPE."""
-    message = b""
-    for token, score, kind in zip(tokens, scores, types, strict=False):
-        message += _field(1, _field(1, token.encode()) + b"\x15" + struct.pack("<f", score) + _field(3, int(kind)))
-    byte_fallback = int(TokenType.BYTE in types)
-    message += _field(2, _field(3, 2) + _field(35, byte_fallback))
-    dummy, extra = normalizer["add_dummy_prefix"], normalizer["remove_extra_whitespaces"]
-    return message + _field(3, _field(1, b"identity") + _field(3, int(dummy)) + _field(4, int(extra)))
-
-
-def _field(number: int, value: int | bytes) -> bytes:
-    if isinstance(value, int):
-        return _varint(number << 3) + _varint(value)
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])

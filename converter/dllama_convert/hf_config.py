@@ -8,6 +8,7 @@ from .checkpoint import read_json
 from .config_fields import HARMLESS, PICTURES, UNLESS
 from .fp8 import check_quantization
 from .model_names import class_of, text_fields
+from .printing import shown
 
 
 class HfConfig:
@@ -19,6 +20,7 @@ class HfConfig:
         self.generation = generation
         self.notes: list[str] = []  # what whoever converts should know
         self._known = set(HARMLESS)
+        self._read: set[str] = set()
         try:
             self.fields = text_fields(fields)
             self.class_name = class_of(self.fields)
@@ -45,9 +47,14 @@ class HfConfig:
     def __contains__(self, key: str) -> bool:
         return key in self.fields
 
+    def asked_for(self, key: str) -> bool:
+        """Whether the family has read the field."""
+        return key in self._read
+
     def get(self, key: str, default=None):
         """The field as it stands in the file; `default` where it is absent or null."""
         self._known.add(key)
+        self._read.add(key)
         value = self.fields.get(key)
         return default if value is None else value
 
@@ -78,9 +85,10 @@ class HfConfig:
 
     def _first(self, keys: tuple[str, ...], optional: bool) -> str | None:
         self._known.update(keys)
+        self._read.update(keys)
         found = next((key for key in keys if self.fields.get(key) is not None), None)
         if found is None and not optional:
-            raise ConversionError(f"{self.path}: {keys[0]} is missing")
+            raise ConversionError(f"{self.path}: {' or '.join(keys)} is missing")
         return found
 
     def expect(self, key: str, *allowed) -> None:
@@ -226,9 +234,3 @@ class _RopeFields:
         unknown = sorted(set(self.fields) - self.known)
         if unknown:
             raise ConversionError(f"{self._config.path}: {self._key} has unknown fields: {', '.join(unknown)}"[:400])
-
-
-def shown(value) -> str:
-    """A value for an error's line: short, and without what would steer a terminal."""
-    text = ascii(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -13,20 +13,20 @@ import json
 import os
 import pathlib
 import shutil
-import sys
 
 import xxhash
 
 from . import ConversionError
 from .checkpoint import READABLE, Checkpoint, open_checkpoint, read_json, read_safetensors, without_scales
-from .convert import Encoder, ModelImage, convert, counted, encode_rows_of, progress_bar, say_notes
+from .convert import Encoder, ModelImage, check_tokenizer, convert, counted, encode_rows_of, progress_bar, say_notes
 from .families import make_plan
 from .fp8 import pair_scales
 from .hub import RemoteFile, Repository, open_repository
+from .lora import refuse_adapter
 from .model_file import write_tensor
 from .paths import below
 from .tokenizer_file import write_tokenizer
-from .tokenizers import load_tokenizer
+from .tokenizers import has_tokenizer, load_tokenizer
 
 # What a conversion needs besides the weights, where the repository has it.
 SMALL_FILES = (
@@ -128,7 +128,6 @@ class StreamingConversion:
             raise ConversionError(f"{self.work}: belongs to the conversion of {' '.join(begun)}: remove it first")
         files = {entry["name"]: RemoteFile(**entry) for entry in start["files"]}
         repository = Repository(start["repository"], start["commit"], files)
-        self._convert_tokenizer()
         if start["shards"]:
             self._convert_shards(repository, start["shards"], journal)
         else:
@@ -140,6 +139,9 @@ class StreamingConversion:
         for name in SMALL_FILES:
             if name in repository.files:
                 repository.fetch(repository.files[name], self.work)
+        if "adapter_config.json" in repository.files and "config.json" not in repository.files:
+            repository.fetch(repository.files["adapter_config.json"], self.work)
+            refuse_adapter(self.work)
         if "config.json" not in repository.files:
             raise ConversionError(f"{repository.name}: there is no config.json: not a model of transformers")
         weights = weight_files(repository, self.work)
@@ -165,18 +167,20 @@ class StreamingConversion:
         say_notes(plan)
         return ModelImage(plan, weight_type, name)
 
-    def _convert_tokenizer(self) -> None:
+    def _convert_tokenizer(self, vocab_size: int) -> None:
+        """Before the first weight: one that cannot be read or does not fit ends the conversion."""
         path = self.path.with_name(f"dllama_tokenizer_{self._wanted[2]}.t")
-        if path.exists():
-            return
-        try:
-            write_tokenizer(path, load_tokenizer(self.work))
-        except ConversionError as error:  # the weights are of use without
-            print(f"⚠️ no tokenizer: {error}", file=sys.stderr, flush=True)
+        if not has_tokenizer(self.work):
+            print("⚠️ the repository has no tokenizer: only the weights are converted", flush=True)
+        elif not path.exists():
+            tokenizer = load_tokenizer(self.work)
+            check_tokenizer(tokenizer, vocab_size)
+            write_tokenizer(path, tokenizer)
 
     def _convert_shards(self, repository: Repository, shards: dict, journal: Journal) -> None:
         remote = RemoteTensors(shards)
         image = self._image(remote)
+        self._convert_tokenizer(image.vocab_size)
         layout = image.layout
         # A converter of another version may plan otherwise: what it left cannot be gone on with.
         fingerprint = f"{xxhash.xxh3_64_intdigest(layout.header([0] * len(layout.tensors))):016x}"
@@ -216,7 +220,9 @@ class StreamingConversion:
         for file in repository.files.values():
             repository.fetch(file, self.work)
         checkpoint = open_checkpoint(self.work)
-        convert(encode_rows_of(checkpoint, self._quality), self._image(checkpoint), self.path.parent)
+        image = self._image(checkpoint)
+        self._convert_tokenizer(image.vocab_size)
+        convert(encode_rows_of(checkpoint, self._quality), image, self.path.parent)
 
     def _check_space(self, size: int, left: list[RemoteFile]) -> None:
         """Raises ConversionError if the rest of the output and the largest shard do not fit on the disk."""

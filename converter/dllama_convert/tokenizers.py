@@ -7,6 +7,9 @@ import pathlib
 from . import ConversionError
 from .chat_formats import chat_format
 from .checkpoint import read_json
+from .model_names import class_of, text_fields
+from .sentencepiece_json import SPACE, pieces_of
+from .sentencepiece_proto import BYTE, CONTROL, UNKNOWN
 from .tokenizer_file import Tokenizer
 
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -45,7 +48,7 @@ class Folder:
     def __init__(self, path: pathlib.Path):
         self.path = path
         self.config = self._optional("tokenizer_config.json")
-        self.model_config = self._optional("config.json")
+        self.model_config = model_fields(self._optional("config.json"))
         self.generation = self._optional("generation_config.json")
 
     def _optional(self, name: str) -> dict:
@@ -83,16 +86,35 @@ class Folder:
         return value.get("content") if isinstance(value, dict) else value
 
 
+def model_fields(config: dict) -> dict:
+    """config.json's fields with the class that the converter takes the model for (model_names.py)."""
+    fields = text_fields(config)
+    name = class_of(fields)
+    return fields | {"architectures": [name]} if name else fields
+
+
 def _is_marker(text: str) -> bool:
     """Tags that answers contain (<think>, <tool_call>, ...) are printed; [gMASK], <sop>, <|user|> are not."""
     return text.startswith(("<|", "[")) or text in ("<sop>", "<eop>")
 
 
+# Vocabularies are padded to a multiple of something, and places are kept for tokens to come.
+_MAX_HOLES = 1 << 16
+
+
 def fill_vocab(pieces: dict[int, bytes], special: dict[int, tuple[str, bool]]) -> list[bytes]:
     for i, (text, _) in special.items():
         pieces[i] = text.encode()
+    if not all(type(i) is int for i in pieces) or min(pieces, default=-1) < 0:
+        raise ConversionError("a token's id is no number, or there are no tokens")
     size = max(pieces) + 1
+    if size > len(pieces) + _MAX_HOLES:
+        raise ConversionError(f"token id {size - 1} among {len(pieces)} tokens: at most {_MAX_HOLES} ids may be unused")
     return [pieces.get(i) or f"<|unused_{i}|>".encode() for i in range(size)]
+
+
+def has_tokenizer(path: pathlib.Path) -> bool:
+    return any((path / name).exists() for name in ("tokenizer.json", "tokenizer.model", "ice_text.model", "vocab.json"))
 
 
 def load_tokenizer(path: pathlib.Path) -> Tokenizer:
@@ -160,11 +182,11 @@ def _from_json(folder: Folder) -> Tokenizer:
     model = document["model"]
     if model.get("type", "BPE") != "BPE":
         raise ConversionError(f"{path}: model type {model['type']} is not supported (BPE)")
+    if model.get("byte_fallback"):
+        return _from_sentencepiece_json(folder, document)
     for key in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             raise ConversionError(f"{path}: {key} = {model[key]!r} is not supported")
-    if model.get("byte_fallback"):
-        raise ConversionError(f"{path}: byte_fallback is not supported: use the sentencepiece tokenizer.model")
 
     special = folder.special()
     for entry in document.get("added_tokens", []):
@@ -293,6 +315,30 @@ def _from_vocab_and_merges(folder: Folder) -> Tokenizer:
 
 
 # ------------------------------------------------------------------------------------------------------- sentencepiece
+
+
+def _from_sentencepiece_json(folder: Folder, document: dict) -> Tokenizer:
+    path = folder.path / "tokenizer.json"
+    pieces, types, scores, proto = pieces_of(document, path)
+    marks = {i: (piece, True) for i, piece in enumerate(pieces) if types[i] in (CONTROL, UNKNOWN)}
+    added = {entry["id"]: (entry["content"], bool(entry["special"])) for entry in document.get("added_tokens", [])}
+    special = marks | folder.special() | added
+    plain = {
+        i: bytes([int(piece[3:5], 16)]) if types[i] == BYTE else piece.replace(SPACE, " ").encode()
+        for i, piece in enumerate(pieces)
+    }
+    t = Tokenizer("sentencepiece", fill_vocab(plain, special), model=proto)
+    t.scores = scores + [0.0] * (len(t.vocab) - len(scores))
+    t.special = [(i, text, is_special) for i, (text, is_special) in sorted(special.items())]
+    ids = {text: i for i, (text, _) in special.items()}
+    t.eos_ids = folder.eos_ids(ids.get)
+    t.bos_id = ids.get(folder.token("bos_token") or "<s>", -1)
+    t.prefix_ids, t.suffix_ids = _post_processor(document.get("post_processor"), path)
+    if document.get("post_processor") is None:
+        t.add_bos = bool(folder.config.get("add_bos_token", True)) and t.bos_id >= 0
+    elif t.prefix_ids == [t.bos_id]:
+        t.prefix_ids, t.add_bos = [], True
+    return t
 
 
 def _from_sentencepiece(folder: Folder, path: pathlib.Path) -> Tokenizer:

@@ -144,7 +144,7 @@ def test_damaged_and_hostile_bin(tmp_path, monkeypatch):
     assert not (tmp_path / "exploited").exists()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps({"epoch": 3}, protocol=2))
-    refused(folder, output, "epoch is a int, not a tensor")
+    refused(folder, output, "'epoch' is a int, not a tensor")
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("archive/data.pkl", b"\x80\x02garbage")
     refused(folder, output, "its pickle is damaged")

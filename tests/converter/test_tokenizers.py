@@ -164,6 +164,71 @@ LLAMA = {
 }
 
 
+def as_tokenizer_json(reference: sentencepiece.SentencePieceProcessor) -> dict:
+    """What transformers makes of a sentencepiece model of Llama 2: every way to make a piece, best pieces first."""
+    size = reference.GetPieceSize()
+    vocab = {reference.IdToPiece(i): i for i in range(size)}
+    merges = []
+    for piece in sorted(vocab, key=lambda piece: (-reference.GetScore(vocab[piece]), vocab[piece])):
+        if reference.IsByte(vocab[piece]) or reference.IsControl(vocab[piece]) or reference.IsUnknown(vocab[piece]):
+            continue
+        ways = [(piece[:i], piece[i:]) for i in range(1, len(piece)) if piece[:i] in vocab and piece[i:] in vocab]
+        merges += [list(way) for way in sorted(ways, key=lambda way: (vocab[way[0]], vocab[way[1]]))]
+    marks = [{"id": i, "content": reference.IdToPiece(i), "special": True} for i in range(3)]
+    steps = [
+        {"type": "Prepend", "prepend": "\u2581"},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"},
+    ]
+    template = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    post = {"type": "TemplateProcessing", "single": template, "special_tokens": {"<s>": {"id": "<s>", "ids": [1]}}}
+    model = {
+        "type": "BPE",
+        "unk_token": "<unk>",
+        "fuse_unk": True,
+        "byte_fallback": True,
+        "vocab": vocab,
+        "merges": merges,
+    }
+    normalizer = {"type": "Sequence", "normalizers": steps}
+    return {
+        "added_tokens": marks,
+        "normalizer": normalizer,
+        "pre_tokenizer": None,
+        "post_processor": post,
+        "model": model,
+    }
+
+
+@pytest.mark.parametrize("form", ["Prepend", "Metaspace"])
+def test_llama_sentencepiece_in_a_tokenizer_json_only(form, tmp_path):
+    """As transformers 5 writes Llama 2 and Mistral: the same ids as the sentencepiece model that it was made from."""
+    reference = train_sentencepiece(tmp_path / "trained", "tokenizer.model", **LLAMA)
+    document = as_tokenizer_json(reference)
+    if form == "Metaspace":
+        document["normalizer"] = None
+        document["pre_tokenizer"] = {
+            "type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": False
+        }  # fmt: skip
+    folder = tmp_path / "model"
+    folder.mkdir()
+    write_json(folder / "tokenizer.json", document)
+    write_json(folder / "tokenizer_config.json", {"bos_token": "<s>", "eos_token": "</s>"})
+    file = converted_tokenizer(folder)
+    texts = [text for text in TEXTS if "<|" not in text and "\0" not in text]
+    for text, actual in zip(texts, engine(file, texts), strict=True):
+        assert actual["ids"] == reference.EncodeAsIds(text), text
+
+
+def test_merges_of_no_sentencepiece_model(tmp_path):
+    document = as_tokenizer_json(train_sentencepiece(tmp_path / "trained", "tokenizer.model", **LLAMA))
+    document["model"]["merges"].append(document["model"]["merges"][0])  # once more, behind all others
+    folder = tmp_path / "model"
+    folder.mkdir()
+    write_json(folder / "tokenizer.json", document)
+    result = run_tokenizer_converter(folder, tmp_path / "out")
+    assert result.returncode == 1 and "its merges are not those of a sentencepiece model" in result.stderr
+
+
 def test_llama_sentencepiece(tmp_path):
     folder = tmp_path / "model"
     reference = train_sentencepiece(folder, "tokenizer.model", **LLAMA)
@@ -231,7 +296,7 @@ def test_original_chatglm(tmp_path):
 
 REFUSED = {
     "wordpiece": ({"model": {"type": "WordPiece"}}, "model type WordPiece is not supported"),
-    "byte fallback": ({"model": {"byte_fallback": True}}, "byte_fallback is not supported"),
+    "byte fallback": ({"model": {"byte_fallback": True}}, "unk_token = None is not in its vocabulary"),
     "subword prefix": ({"model": {"continuing_subword_prefix": "##"}}, "continuing_subword_prefix = '##'"),
     "normalizer": ({"normalizer": {"type": "Lowercase"}}, "normalizer Lowercase is not supported"),
     "no pre-tokenizer": ({"pre_tokenizer": None}, "there is no pre_tokenizer"),

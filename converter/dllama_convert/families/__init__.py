@@ -6,12 +6,14 @@ import pathlib
 
 from .. import ConversionError
 from ..checkpoint import Checkpoint
-from ..hf_config import HfConfig, shown
+from ..config_fields import SIZES
+from ..hf_config import HfConfig
+from ..printing import shown
 from .chatglm import chatglm
 from .glm import glm
 from .glm4moe import glm4moe
 from .llama import llama
-from .plan import Builder, Output, Plan
+from .plan import Builder, MismatchError, Output, Plan
 from .qwen3 import qwen3
 
 __all__ = ["Output", "Plan", "make_plan", "plan_of"]
@@ -46,9 +48,13 @@ def plan_of(config: HfConfig, checkpoint: Checkpoint, ignore_unknown: bool = Fal
     builder = Builder(checkpoint)
     if config.sees_pictures:
         builder.leave_out_pictures()
-    plan = family(config, builder)
-    if not ignore_unknown:
-        config.refuse_unknown()
-    builder.finish(ignore_unknown)
+    try:
+        plan = family(config, builder)
+        if not ignore_unknown:
+            config.refuse_unknown()
+        builder.finish(ignore_unknown)
+    except MismatchError as error:
+        sizes = ", ".join(f"{key} = {shown(config.fields.get(key))}" for key in SIZES if config.asked_for(key))
+        raise ConversionError(f"{error} ({config.path.name}: {sizes})") from error
     plan.notes = config.notes + builder.notes
     return plan

@@ -14,7 +14,7 @@ def base_config(c: HfConfig, *, bias: bool, rotary: float, default_theta: float 
     head_dim = c.count("head_dim", default=hidden // heads, low=0) or hidden // heads
     if not 8 <= head_dim <= 256 or head_dim % 8:
         raise ConversionError(f"{c.path}: head_dim is {head_dim}, must be a multiple of 8 from 8 to 256")
-    kv_heads = c.count("num_key_value_heads", default=heads, high=heads)
+    kv_heads = c.count("num_key_value_heads", default=heads, high=4096)
     if heads % kv_heads:
         raise c.error("num_key_value_heads", f"must divide num_attention_heads, which is {heads}")
     rotary_dim = int(head_dim * rotary)

@@ -31,6 +31,10 @@ class Plan:
     notes: list[str] = dataclasses.field(default_factory=list)  # lines for whoever converts: what is left out, and why
 
 
+class MismatchError(ConversionError):
+    """The checkpoint's tensors are not those that the configuration asks for."""
+
+
 # What saves of models that see pictures, of wrappers and of the bare model call the same tensor. The first that fits.
 _PREFIXES = [
     (re.compile(r"(?:_orig_mod\.|module\.)*(?:model\.language_model|language_model\.model)\.(?=layers\.|embed_tokens\.|norm\.)"),
@@ -92,7 +96,7 @@ class Builder:
         left = sorted(self.unused)
         if left and not ignore_unknown:
             more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-            raise ConversionError(
+            raise MismatchError(
                 f"the checkpoint has tensors that this architecture has not: {', '.join(left[:3])}{more} "
                 "(convert-hf.py and convert-hub.py convert all the same with --ignore-unknown)"
             )
@@ -101,11 +105,11 @@ class Builder:
     def _source(self, name: str, expected: list[int]) -> None:
         """`expected`: rows and width, or the length of a vector."""
         if name not in self.present:
-            raise ConversionError(f"the checkpoint has no tensor {name}")
+            raise MismatchError(f"the checkpoint has no tensor {name}")
         shape = self.checkpoint.shape(self._names[name])
         actual = [math.prod(shape[:-1]), shape[-1]] if len(shape) > 1 else list(shape)
         if actual != expected:
-            raise ConversionError(f"tensor {name} has shape {list(shape)}, the configuration asks for {expected}")
+            raise MismatchError(f"tensor {name} has shape {list(shape)}, the configuration asks for {expected}")
         self.unused.discard(name)
 
     def matrix(
