@@ -2,12 +2,15 @@
 
 import collections
 import json
+import os
 import shutil
+import subprocess
+import sys
 from unittest import mock
 
 import numpy as np
 import pytest
-from checkpoints import converted, golden, run_converter, run_tool, write_folder, write_safetensors
+from checkpoints import ROOT, converted, golden, run_converter, run_tool, write_folder, write_safetensors
 from dllama_convert import model_file
 from test_tokenizers import train_byte_level, write_json
 
@@ -123,3 +126,24 @@ def test_adapters_that_are_not_plain(tmp_path):
         result = run_tool(tool, tmp_path / "lora0", *arguments, "--output-dir", tmp_path / "out")
         assert "this is an adapter for 'someone/base'" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_terminals_that_are_not_utf_8(encoding, tmp_path):
+    """What the terminal cannot show is no reason to end in an error when the file is written."""
+    config, tensors = golden("llama")
+    folder = write_folder(tmp_path / "model", config, tensors)
+    command = [
+        sys.executable,
+        ROOT / "converter" / "convert-hf.py",
+        folder,
+        "q40",
+        "m",
+        "--output-dir",
+        tmp_path / "out",
+    ]
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    for code, words in ((0, b"\\u2705"), (1, b"exists already")):
+        result = subprocess.run(command, capture_output=True, timeout=60, env=environment)
+        assert result.returncode == code and words in result.stdout + result.stderr
+        assert b"Traceback" not in result.stderr
