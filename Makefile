@@ -4,7 +4,8 @@
 #   make test       everything that can be tested on this machine
 #   make bench      micro-benchmarks
 #   make format     clang-format over all sources
-#   make BUILD_CUDA=1|0   with or without CUDA (default: with, if a toolkit is found)
+#   make BUILD_CUDA=1|0   with CUDA for all generations of GPUs, or without; by default with CUDA, for this machine's
+#                         GPUs, if there is one and a toolkit
 
 BUILD_CUDA ?= AUTO
 JOBS ?= $(shell nproc)

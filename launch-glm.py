@@ -33,7 +33,7 @@ HOME = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HOME / "converter"))
 
 from dllama_convert import ConversionError  # noqa: E402
-from dllama_convert.paths import below  # noqa: E402
+from dllama_convert.paths import below, printable  # noqa: E402
 
 # An installed launcher (/usr/share/dllama) keeps what it makes with the user's files, a checkout's with the checkout.
 INSTALLED = not (HOME / "Makefile").exists()
@@ -126,11 +126,11 @@ def gpus() -> list[Gpu]:
         "--format=csv,noheader,nounits",
     ]
     try:
-        text = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+        done = subprocess.run(query, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
     found = []
-    for line in text.splitlines():
+    for line in done.stdout.splitlines():
         index, _, rest = line.partition(",")
         name, total, free, driver = (part.strip() for part in rest.rsplit(",", 3))
         if total.isdigit() and free.isdigit():
@@ -252,8 +252,8 @@ def find_program(dry_run: bool = False) -> str:
 def version_of(program: str) -> str | None:
     """What `dllama --version` says: version and backends; None if it is not built yet."""
     try:
-        done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
+        done = subprocess.run([program, "--version"], capture_output=True, encoding="utf-8", timeout=10, check=True)
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
 
@@ -268,7 +268,7 @@ def converter_python(dry_run: bool = False) -> str:
     """A Python with the converter's packages: this one, or that of .venv, which is made at the first time."""
     import importlib.util
 
-    wanted = (CONVERTER / "requirements.txt").read_text()
+    wanted = (CONVERTER / "requirements.txt").read_text(encoding="utf-8")
     packages = [re.split(r"[<>=]", line)[0] for line in wanted.split()]
     if all(importlib.util.find_spec(package) for package in packages):
         return sys.executable
@@ -343,7 +343,10 @@ def convert(model: Model, args) -> int:
     to = ["--output-dir", folder]
     if args.quality != "fast" and (args.gguf or model.ready_made):
         raise LaunchError("--quality best is for checkpoints: GGUF and .m files are quantised already")
-    quality = ["--quality", args.quality] if args.quality != "fast" else []
+    if args.ignore_unknown and (args.gguf or model.ready_made):
+        raise LaunchError("--ignore-unknown is for checkpoints: GGUF and .m files have no config.json")
+    unknown = ["--ignore-unknown"] if args.ignore_unknown else []
+    quality = (["--quality", args.quality] if args.quality != "fast" else []) + unknown
     if args.gguf:
         fetch = [python, CONVERTER / "download-hub.py", model.repository, model.name, "--file", args.gguf, *to]
         kind = args.type if args.type_given else "keep"
@@ -545,10 +548,11 @@ exec "$program" worker --port {port} --secret-file "$here/secret" "$@"
 """
 
 
-def parse_node(text: str) -> tuple[str, int]:
+def parse_node(text: str) -> tuple[str, int] | None:
+    """Host and port; None for what is neither host nor host:port."""
     match = re.fullmatch(r"(\[[0-9a-fA-F:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9_][\w.-]*)(?::(\d{1,5}))?", text, re.ASCII)
     if not match or not 0 < int(match[2] or DEFAULT_PORT) < 65536:
-        raise LaunchError(f"--nodes {text}: must be host or host:port, an IPv6 address in brackets")
+        return None
     return match[1], int(match[2] or DEFAULT_PORT)
 
 
@@ -557,18 +561,35 @@ def cluster_folder(model: Model, args) -> pathlib.Path:
 
 
 def read_cluster(model: Model, args) -> dict:
+    """The workers and the secret of setup-cluster. They go into dllama's command line: none may be a flag there."""
     path = cluster_folder(model, args) / "cluster.json"
+    again = f"{ME} setup-cluster {model.name} --nodes ..."
     try:
-        return json.loads(path.read_text())
+        cluster = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise LaunchError(
-            f"{path}: {error.strerror}: {ME} setup-cluster {model.name} --nodes ..."
-        ) from error
+        raise LaunchError(f"{path}: {error.strerror}: {again}") from error
+    except (ValueError, RecursionError) as error:
+        raise LaunchError(f"{path}: is damaged ({error}): {again}") from error
+    workers = cluster.get("workers") if isinstance(cluster, dict) else None
+    if not isinstance(workers, list) or not workers or not all(isinstance(worker, str) for worker in workers):
+        raise LaunchError(f"{path}: has no list of workers: {again}")
+    for worker in workers:
+        if not parse_node(worker):
+            raise LaunchError(f"{path}: {worker!r} is not the address of a worker: {again}")
+    secret = cluster.get("secret_file")
+    if not isinstance(secret, str) or not secret or secret.startswith("-") or not secret.isprintable():
+        raise LaunchError(f"{path}: secret_file is {secret!r}, must be the secret's path: {again}")
+    return {"workers": workers, "secret_file": secret}
 
 
 def setup_cluster(args) -> int:
     model = find_model(args.name)
-    nodes = [parse_node(text) for text in args.nodes]
+    # As dllama's --workers: apart by blanks or commas.
+    texts = [text for word in args.nodes for text in word.split(",")]
+    nodes = [parse_node(text) for text in texts]
+    if None in nodes:
+        text = texts[nodes.index(None)]
+        raise LaunchError(f"--nodes {text}: must be host or host:port, an IPv6 address in brackets")
     if len(set(nodes)) != len(nodes):
         raise LaunchError("--nodes: a node is named twice")
     program = find_program(args.dry_run)
@@ -612,13 +633,14 @@ def check_cluster(model: Model, program: str, nodes: list[tuple[str, int]], secr
         line = [program, "inference", "--prompt", "Once", "--steps", "4", "--workers", f"{host}:{port}"]
         line += ["--secret-file", str(secret), "--model", str(DEMO / "demo-q40.m"), "--tokenizer", str(DEMO / "demo.t")]
         try:
-            done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
-            why = (done.stderr.strip().splitlines() or ["no reason given"])[-1] if done.returncode else ""
+            done = subprocess.run(line, capture_output=True, timeout=120, check=False)
+            said = done.stderr.decode(errors="replace").strip().splitlines()
+            why = (said or ["no reason given"])[-1] if done.returncode else ""
         except subprocess.TimeoutExpired:
             why = "no answer within two minutes"
         if why:
             silent.append((host, port))
-            print(f"🔴 {host}:{port}: {why.removeprefix('🚨 ').removeprefix(f'{host}:{port}: ')}")
+            print(f"🔴 {host}:{port}: {printable(why).removeprefix('🚨 ').removeprefix(f'{host}:{port}: ')}")
         else:
             print(f"🟢 {host}:{port} answers, with this secret and version")
     for host, port in silent:
@@ -760,6 +782,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         command.add_argument(
             "--quality", choices=["fast", "best"], default="fast", help="best: q40 closer to the checkpoint, slower"
         )
+        command.add_argument(
+            "--ignore-unknown", action="store_true", help="convert although there are unknown fields or tensors"
+        )
         command.add_argument("--gguf", metavar="FILE", type=gguf_name, help="convert this GGUF file of the repository")
 
     def add_run(name: str, text: str) -> argparse.ArgumentParser:
@@ -808,6 +833,8 @@ def download(args) -> int:
 
 
 def main() -> int:
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows ? in place of our signs
     try:
         args = parse(sys.argv[1:])
         return args.run(args)
@@ -818,7 +845,7 @@ def main() -> int:
         print(f"🚨 {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", file=sys.stderr)
         return 1
     except (LaunchError, ConversionError) as error:
-        print(f"🚨 {error}", file=sys.stderr)
+        print(printable(f"🚨 {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -18,6 +18,7 @@ from .checkpoint import Checkpoint
 from .families import Output, Plan
 from .legacy import legacy_header, legacy_order
 from .model_file import Layout, TensorEntry, described_layout, legacy_layout, write_model
+from .paths import printable
 from .printing import shown
 from .quants import block_values, encode
 from .tokenizer_file import Tokenizer
@@ -167,9 +168,9 @@ def run_tool(work: Callable[[], str]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        print(f"✅ {work()}")
+        print(printable(f"✅ {work()}"))
     except ConversionError as error:
-        print(f"🚨 {error}", file=sys.stderr)
+        print(printable(f"🚨 {error}"), file=sys.stderr)
         return 1
     except OSError as error:
         print(f"🚨 {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", file=sys.stderr)

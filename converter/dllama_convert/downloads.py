@@ -7,8 +7,8 @@ import sys
 
 from . import ConversionError
 from .hub import RemoteFile, Repository, check_space, open_repository
-from .paths import below
-from .streaming import SMALL_FILES, weight_files
+from .paths import below, printable
+from .streaming import fetch_small_files, weight_files
 
 
 def fetch_files(repository: Repository, names: list[str], folder: pathlib.Path) -> list[pathlib.Path]:
@@ -29,9 +29,7 @@ def fetch_checkpoint(repository: Repository, folder: pathlib.Path) -> pathlib.Pa
     """Everything that a conversion needs, then a file `complete` that says so."""
     complete = folder / "complete"
     complete.unlink(missing_ok=True)
-    for name in SMALL_FILES:
-        if name in repository.files:
-            repository.fetch(repository.files[name], folder)
+    fetch_small_files(repository, folder)
     weights = weight_files(repository, folder)
     check_space(weights, folder)
     for file in weights:
@@ -81,7 +79,7 @@ def fetch_ready_made(repository: Repository, name: str, folder: pathlib.Path) ->
 
 
 def _fetch(repository: Repository, file: RemoteFile, folder: pathlib.Path) -> pathlib.Path:
-    print(f"⏩ {file.name} ({file.size / 1e6:.1f} MB)", file=sys.stderr, flush=True)
+    print(printable(f"⏩ {file.name} ({file.size / 1e6:.1f} MB)"), file=sys.stderr, flush=True)
     return repository.fetch(file, folder)
 
 

@@ -7,6 +7,7 @@ earlier process left behind."""
 import dataclasses
 import errno
 import hashlib
+import io
 import os
 import pathlib
 import re
@@ -22,7 +23,7 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
 
 from . import ConversionError
-from .paths import below
+from .paths import below, printable
 
 T = TypeVar("T")
 
@@ -38,6 +39,20 @@ _PAUSES = (0.5, 1, 2, 4, 8, 16, 32)
 _FIRST_PAUSES = 3
 # Times that a file may arrive damaged.
 _DAMAGED = 3
+
+
+class _Bounded(io.BufferedWriter):
+    """The file at `path`, opened to append: refuses what goes beyond `limit` bytes, so that a mirror that sends without
+    end does not fill the disk."""
+
+    def __init__(self, path: pathlib.Path, limit: int):
+        super().__init__(io.FileIO(path, "ab"))
+        self._limit = limit
+
+    def write(self, data) -> int:
+        if self.tell() + len(data) > self._limit:
+            raise ConversionError(f"{self.raw.name}: more arrives than the {self._limit} bytes of the hub's list")
+        return super().write(data)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +112,7 @@ class Repository:
             if have > file.size:
                 part.unlink()
                 have = 0
-            with open(part, "ab") as out:
+            with _Bounded(part, file.size) as out:
                 http_get(url, out, resume_size=have, headers=build_hf_headers(), expected_size=file.size)
 
         for _ in range(_DAMAGED):
@@ -107,7 +122,7 @@ class Repository:
                 os.replace(part, path)
                 return path
             part.unlink()  # whole, but not what it should be: nothing of it can be trusted
-            print(f"⚠️ {file.name} {problem}", file=sys.stderr, flush=True)
+            print(printable(f"⚠️ {file.name} {problem}"), file=sys.stderr, flush=True)
         raise ConversionError(f"{self.name}: {file.name} came damaged {_DAMAGED} times; the last one {problem}")
 
 
@@ -161,7 +176,7 @@ def _retried(what: str, action: Callable[[], T], pauses: tuple[float, ...] | Non
             if pause is None:
                 hint = "" if status else f"; {constants.ENDPOINT} is not reached (HF_ENDPOINT names a mirror)"
                 raise ConversionError(f"{what}: {_first_line(error)}{hint}: run again to go on") from error
-            print(f"⚠️ {what}: {_first_line(error)}: trying again", file=sys.stderr, flush=True)
+            print(printable(f"⚠️ {what}: {_first_line(error)}: trying again"), file=sys.stderr, flush=True)
             time.sleep(pause)
     raise AssertionError("unreachable")
 

@@ -24,7 +24,7 @@ from .fp8 import pair_scales
 from .hub import RemoteFile, Repository, open_repository
 from .lora import refuse_adapter
 from .model_file import write_tensor
-from .paths import below
+from .paths import below, printable
 from .tokenizer_file import write_tokenizer
 from .tokenizers import has_tokenizer, load_tokenizer
 
@@ -35,6 +35,7 @@ SMALL_FILES = (
     "added_tokens.json", "special_tokens_map.json", "chat_template.jinja",
 )  # fmt: skip
 _SPARE_BYTES = 64 << 20
+_SMALL_BYTES = 256 << 20  # the largest tokenizers have 35 MB
 
 
 class RemoteTensors:
@@ -136,9 +137,7 @@ class StreamingConversion:
     def _begin(self, revision: str | None) -> dict:
         """The journal's first line."""
         repository = open_repository(self._wanted[0], revision)
-        for name in SMALL_FILES:
-            if name in repository.files:
-                repository.fetch(repository.files[name], self.work)
+        fetch_small_files(repository, self.work)
         if "adapter_config.json" in repository.files and "config.json" not in repository.files:
             repository.fetch(repository.files["adapter_config.json"], self.work)
             refuse_adapter(self.work)
@@ -242,6 +241,17 @@ class StreamingConversion:
 def _to_disk(file) -> None:
     file.flush()
     os.fsync(file.fileno())
+
+
+def fetch_small_files(repository: Repository, folder: pathlib.Path) -> None:
+    """What a conversion needs besides the weights. Raises ConversionError if one of them is too large to be that."""
+    for name in SMALL_FILES:
+        if name not in repository.files:
+            continue
+        file = repository.files[name]
+        if file.size > _SMALL_BYTES:
+            raise ConversionError(f"{repository.name}: {name} has {file.size} bytes, more than {_SMALL_BYTES}")
+        repository.fetch(file, folder)
 
 
 def weight_files(repository: Repository, folder: pathlib.Path) -> list[RemoteFile]:

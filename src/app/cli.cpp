@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <csignal>
 #include <functional>
 #include <new>
@@ -17,7 +18,8 @@ namespace dllama {
 namespace {
 
 #ifdef DLLAMA_HAS_CUDA
-constexpr const char* kVersion = "dllama " DLLAMA_VERSION " (CPU, CUDA)";
+constexpr const char* kVersion =
+    "dllama " DLLAMA_VERSION " (CPU, CUDA for compute capability " DLLAMA_CUDA_GENERATIONS ")";
 #else
 constexpr const char* kVersion = "dllama " DLLAMA_VERSION " (CPU)";
 #endif
@@ -27,10 +29,22 @@ const CLI::Validator kNotNegative(
 
 // A variable of a script that was not set must not mean "no secret".
 const CLI::Validator kNamed([](const std::string& text) { return text.empty() ? "it names no file" : ""; }, "");
+/// CLI11 itself would take -1 for 2^64 - 1.
+const CLI::Validator kSeed(
+    [](const std::string& text) {
+        uint64_t seed = 0;
+        const char* end = text.data() + text.size();
+        const auto [stop, error] = std::from_chars(text.data(), end, seed);
+        if (error == std::errc() && stop == end) return std::string();
+        return text +
+               " is not a whole number from 0 to 18446744073709551615; leave --seed away for a new one each time";
+    },
+    "");
 
 void addClusterFlags(CLI::App& command, ClusterFlags& c) {
     command.add_option("--workers", c.workers, "Machines that compute along, each running dllama worker")
-        ->type_name("HOST:PORT ...");
+        ->type_name("HOST:PORT ...")
+        ->delimiter(',');
     command.add_option("--secret-file", c.secretFile, "The cluster's secret (dllama keygen); or in $DLLAMA_SECRET")
         ->type_name("FILE")
         ->check(kNamed);
@@ -107,7 +121,9 @@ void addSamplingFlags(CLI::App& command, SamplingParams& s) {
 }
 
 CLI::Option* addSeed(CLI::App& command, SamplingParams& s) {
-    return command.add_option("--seed", s.seed, "Same seed, same text; without it a new one each time")->type_name("N");
+    return command.add_option("--seed", s.seed, "Same seed, same text; without it a new one each time")
+        ->type_name("N")
+        ->check(kSeed);
 }
 
 /// Calls `run` when the subcommand was chosen and remembers its exit code.

@@ -31,6 +31,9 @@ int runWorker(const WorkerFlags& flags) {
     options.insecure = flags.insecure;
     options.address.port = flags.port;
     options.address.host = flags.host;
+    // As an IPv6 address stands wherever a port follows it.
+    if (flags.host.starts_with('[') && flags.host.ends_with(']'))
+        options.address.host = flags.host.substr(1, flags.host.size() - 2);
     if (flags.host.empty()) options.address.host = options.secret || flags.insecure ? "0.0.0.0" : "127.0.0.1";
     if (flags.port < 0 || flags.port > 65535) throw ConfigError("--port is {}, must be from 1 to 65535", flags.port);
     options.nThreads = checkedThreads(flags.nThreads);

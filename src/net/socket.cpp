@@ -64,6 +64,7 @@ Address parseAddress(const std::string& text) {
         address.host = address.host.substr(1, address.host.size() - 2);
     else if (address.host.find(':') != std::string::npos)
         throw ConfigError("address {}: an IPv6 address stands in brackets, as in [::1]:9999", text);
+    if (address.host.empty()) throw ConfigError("address {} is not host:port", text);
     const char* end = text.data() + text.size();
     const auto [stop, error] = std::from_chars(text.data() + colon + 1, end, address.port);
     if (error != std::errc() || stop != end || address.port < 1 || address.port > 65535)

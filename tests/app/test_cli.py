@@ -82,6 +82,13 @@ FAULTS = [
     (["tokenize", *DEMO[2:]], "--text or --text-file"),
     (["benchmark", *DEMO, "--repetitions", "0"], "--repetitions is 0, must be 1 or more"),
     (["worker", "--port", "99999"], "--port is 99999"),
+    (["inference", *DEMO, *PROMPT, "--seed", "-1"], "--seed: -1 is not a whole number from 0 to 18446744073709551615"),
+    (["chat", *DEMO, "--seed", str(2**64)], f"--seed: {2**64} is not a whole number from 0"),
+    (["chat", *DEMO, "--seed", "1.5"], "--seed: 1.5 is not a whole number"),
+    (["inference", *DEMO, *PROMPT, "--workers", "127.0.0.1:1,10.1.2.4:2"], "worker 10.1.2.4:2 is another machine"),
+    (["inference", *DEMO, *PROMPT, "--workers", "[::1]:1,[2001:db8::1]:2"], "worker [2001:db8::1]:2 is another"),
+    (["inference", *DEMO, *PROMPT, "--workers", "[]:1"], "address []:1 is not host:port"),
+    (["worker", "--host", "[not-a-host.invalid]"], "cannot listen on not-a-host.invalid:9999"),
 ]
 
 

@@ -41,6 +41,7 @@ class Hub:
     def reset(self) -> None:
         self.repositories: dict[str, pathlib.Path] = {}
         self.extra_files: dict[str, dict[str, bytes]] = {}  # of a repository: names that no folder can hold
+        self.listed_sizes: dict[str, int] = {}  # of files about which the listing lies
         self.faults: dict[str, Fault] = {}
         self.token: str | None = None
         self.requests: list[tuple[str, str | None]] = []  # file, range
@@ -89,7 +90,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         siblings = []
         for file in sorted(p for p in folder.rglob("*") if p.is_file()):
             size = file.stat().st_size
-            entry = {"rfilename": str(file.relative_to(folder)), "size": size}
+            listed = self.hub.listed_sizes.get(file.name, size)
+            entry = {"rfilename": str(file.relative_to(folder)), "size": listed}
             if size >= LARGE:
                 entry["lfs"] = {"sha256": _sha256(file, file.stat().st_mtime_ns), "size": size, "pointerSize": 130}
             else:

@@ -346,3 +346,45 @@ def test_two_at_once(golden, hub, tmp_path):
     hub.faults[names[0]].hold.set()
     assert first.wait(60) == 0
     assert only_the_model(tmp_path / "out") == converted_here(golden / "llama", "q40", tmp_path / "here")
+
+
+def test_more_than_the_list_says(hub, tmp_path):
+    """A mirror that sends on and on: no byte beyond the listed size is written."""
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "model.gguf").write_bytes(b"x" * 3_000_000)
+    hub.repositories["owner/model"] = tmp_path / "repo"
+    hub.listed_sizes["model.gguf"] = 1000
+    with pytest.raises(ConversionError, match="model.gguf.incomplete: more arrives than the 1000 bytes"):
+        download("owner/model", "m", tmp_path / "out", ["model.gguf"], None)
+    assert sum(path.stat().st_size for path in (tmp_path / "out").iterdir()) <= 1000
+
+
+def test_small_files_are_small(golden, hub, tmp_path):
+    shard(golden / "llama", tmp_path / "repo", 2)
+    hub.repositories["owner/model"] = tmp_path / "repo"
+    hub.listed_sizes["config.json"] = 10**12
+    for begin in (lambda: stream(tmp_path / "out"), lambda: download("owner/model", "m", tmp_path / "out", [], None)):
+        with pytest.raises(ConversionError, match="config.json has 1000000000000 bytes, more than 268435456"):
+            begin()
+    assert hub.asked("config.json") == []
+
+
+def test_names_do_not_steer_the_terminal(golden, hub, tmp_path):
+    """Escapes in the names of a hostile hub's files are shown, not obeyed."""
+    shard(golden / "llama", tmp_path / "repo", 2)
+    weight_map = {"a": "\x1b[2J\u202egnp.safetensors"}
+    (tmp_path / "repo" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    hub.repositories["owner/model"] = tmp_path / "repo"
+    done = run(tmp_path / "out")
+    assert done.returncode == 1
+    assert "names \\x1b[2J\\u202egnp.safetensors, which is not there" in done.stderr
+    assert "\x1b" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_terminals_that_are_not_utf_8(encoding, golden, hub, tmp_path):
+    shard(golden / "llama", tmp_path / "repo", 2)
+    hub.repositories["owner/model"] = tmp_path / "repo"
+    done = run(tmp_path / "out", PYTHONIOENCODING=encoding, PYTHONUTF8="0")
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert "dllama_model_m_q40.m (" in done.stdout

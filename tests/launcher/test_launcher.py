@@ -351,6 +351,66 @@ def test_cluster_of_two_workers(launch, tmp_path, program):
     assert predicted(out) == predicted(alone) != ""
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "is damaged"),
+        ("", "is damaged"),
+        ("\xff", "is damaged"),
+        ("[" * 100_000, "is damaged"),
+        ("[]", "has no list of workers"),
+        ('{"workers": "a:1", "secret_file": "s"}', "has no list of workers"),
+        ('{"workers": [], "secret_file": "s"}', "has no list of workers"),
+        ('{"workers": [1], "secret_file": "s"}', "has no list of workers"),
+        ('{"workers": ["--insecure"], "secret_file": "s"}', "'--insecure' is not the address of a worker"),
+        ('{"workers": ["a:1", "a b"], "secret_file": "s"}', "'a b' is not the address of a worker"),
+        ('{"workers": ["a:1,--insecure"], "secret_file": "s"}', "'a:1,--insecure' is not the address"),
+        ('{"workers": ["a:1"]}', "secret_file is None"),
+        ('{"workers": ["a:1"], "secret_file": ""}', "secret_file is ''"),
+        ('{"workers": ["a:1"], "secret_file": "--insecure"}', "secret_file is '--insecure'"),
+    ],
+)
+def test_cluster_file_that_lies(text, reason, launch, machine, tmp_path):
+    """One line; no word of the file becomes a flag of dllama."""
+    folder = tmp_path / "models" / "demo" / "cluster"
+    folder.mkdir(parents=True)
+    (folder / "cluster.json").write_bytes(text.encode("latin-1"))
+    status, out, err = launch("chat", "demo", "--cluster", "--dry-run")
+    assert (status, out, len(err.splitlines())) == (1, "", 1)
+    assert f"cluster.json: {reason}" in err
+    assert "setup-cluster demo --nodes" in err
+
+
+@pytest.mark.parametrize("node", ["a", "a:1", "10.0.0.2:9999", "[::1]:9999", "[fe80::1%eth0]:9999", "a:1,b:2"])
+def test_addresses_are_the_programs(node, program):
+    """What --nodes takes is written so that --workers takes it."""
+    nodes = [launcher.parse_node(text) for text in node.split(",")]
+    workers = [f"{host}:{port}" for host, port in nodes]
+    # The last one's address is understood, and refused for the lack of a secret: nothing is dialled.
+    line = [program, "inference", "--model", REPOSITORY / "models" / "demo" / "demo-q40.m", "--prompt", "x"]
+    line += ["--workers", *workers, "other-machine:1"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert "is another machine: give --secret-file" in done.stderr
+    assert "address" not in done.stderr
+
+
+def test_unknown_fields_may_be_ignored(launch, machine):
+    """As the converters' own message recommends."""
+    out = launch("convert", "owner/tiny", "--dry-run", "--ignore-unknown")[1]
+    assert out.splitlines()[-1].endswith("--ignore-unknown")
+    assert "is for checkpoints" in launch("convert", "owner/x", "--gguf", "x.gguf", "--ignore-unknown", "--dry-run")[2]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_terminals_that_are_not_utf_8(encoding, program):
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0", "LC_ALL": "C"}
+    command = [sys.executable, REPOSITORY / "launch-glm.py"]
+    for words in (["list"], ["chat", "demo", "--dry-run"], ["chat", "no-such-model"]):
+        done = subprocess.run([*command, *words], env=environment, capture_output=True, check=False)
+        assert b"Traceback" not in done.stderr, done.stderr
+        assert done.returncode == (words[1:] == ["no-such-model"])
+
+
 def test_unit_names_only_flags_that_exist(program):
     text = subprocess.run([program, "worker", "--help"], capture_output=True, text=True, check=True).stdout
     flags = set(re.findall(r"(?<= )--[a-z-]+", launcher.UNIT + launcher.START))
