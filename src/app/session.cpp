@@ -33,6 +33,7 @@ std::string demoFile(const char* name) {
     return {};
 }
 
+/// F32 weights are there to be compared with a reference: their cache is F32 as well.
 DType kvType(const std::string& name, DType weightType) {
     if (name == "auto") return weightType == DType::F32 ? DType::F32 : DType::F16;
     if (name == "f16") return DType::F16;
@@ -48,7 +49,6 @@ int checkedThreads(int requested) {
     return requested > 0 ? requested : usableCores();
 }
 
-/// F32 weights are there to be compared with a reference: their cache is F32 as well.
 std::string findTokenizer(const std::string& path) {
     if (!path.empty()) return path;
     const std::string demo = demoFile("demo.t");

@@ -21,8 +21,8 @@ struct BatchLimits {
     size_t maxBytes() const;
 };
 
-/// A batch as bytes: seven i32 counts (tokens, sequences, blocks a sequence, outputs, values of ropePositions, bytes of
-/// embeddings, best logits wanted), then the arrays of Batch in their order.
+/// A batch as bytes: eight i32 (tokens, sequences, blocks a sequence, outputs, values of ropePositions, bytes of
+/// embeddings, top logits wanted, 1 for microbatches), then the arrays of Batch in their order.
 void encodeBatch(const Batch& batch, std::vector<std::byte>& out);
 
 /// Throws ProtocolError, naming `peer`, for a batch that is damaged or beyond the limits.

@@ -1,6 +1,7 @@
 """The command line: what a user types wrong, breaks off or asks for twice."""
 
 import json
+import math
 import os
 import pathlib
 import re
@@ -134,13 +135,29 @@ def test_same_seed_same_text_with_any_number_of_threads():
     assert story(8, 1) != first
 
 
-def test_perplexity_of_ids_and_of_text_agree():
+def results(output: str) -> dict[str, float]:
+    """The closing table of perplexity."""
+    lines = output.partition("Results\n")[2].splitlines()
+    return {name.strip(): float(value.split()[0]) for name, _, value in (line.partition(":") for line in lines if line)}
+
+
+def test_perplexity_of_ids_and_of_text_agree(tmp_path):
     text = "Once upon a time there was a little dog who liked to play in the garden."
-    ids = run("tokenize", *DEMO[2:], "--text", text, "--json")
-    assert ids.returncode == 0, ids.stderr
-    tokens = json.loads(ids.stdout)
-    tokens = tokens["ids"] if isinstance(tokens, dict) else tokens
+    tokens = json.loads(run("tokenize", *DEMO[2:], "--text", text, "--json").stdout)["ids"]
     assert len(tokens) > 10 and all(isinstance(token, int) for token in tokens)
+    (tmp_path / "ids").write_text(",".join(map(str, tokens)))
+    (tmp_path / "text").write_text(text)
+    sources = [["--ids-file", tmp_path / "ids"], ["--text-file", tmp_path / "text"], ["--prompt", text]]
+    ids, file, prompt = (run("perplexity", *DEMO, "--device", "cpu", *source) for source in sources)
+    assert ids.returncode == file.returncode == prompt.returncode == 0, ids.stderr + file.stderr + prompt.stderr
+    assert set(results(ids.stdout)) == {"perplexity", "avgLogProb", "bitPerToken"}
+    assert results(ids.stdout) == results(file.stdout) == results(prompt.stdout)
+    # The table against its own lines: each token behind the first with its probability.
+    probabilities = [float(line.rpartition("prob=")[2]) for line in prompt.stdout.splitlines() if "prob=" in line]
+    assert len(probabilities) == len(tokens) - 1
+    mean = sum(map(math.log, probabilities)) / len(probabilities)
+    assert results(prompt.stdout)["avgLogProb"] == pytest.approx(mean, rel=1e-3)
+    assert results(prompt.stdout)["perplexity"] == pytest.approx(math.exp(-mean), rel=1e-3)
 
 
 def test_output_that_nobody_reads():

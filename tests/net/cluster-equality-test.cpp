@@ -11,8 +11,6 @@ namespace dllama::test {
 namespace {
 
 constexpr int kRankCounts[] = {2, 3, 4, 5, 8};
-constexpr double kLogitTolerance = 1e-3;
-constexpr double kSmallestMargin = 5e-3;
 /// Rounding to Q80 between the ranks, like any other order of sums before its Q40 products, moves the demo model's
 /// margins by 0.2 (root mean square) and by 0.72 at most over the 230 tokens of the golden prompts: closer ones may
 /// change places.
@@ -45,8 +43,8 @@ Answers answer(RootUnderTest& root, const GoldenCase& golden) {
         const GoldenPrompt& prompt = golden.prompts[i];
         answers.logits.push_back(root.logits(prompt.prompt));
         // Answers take most of the time: those to every other prompt, the longest among them.
-        const int nAnswer = i % 2 == 1 ? static_cast<int>(prompt.greedy.size()) : 0;
-        answers.greedy.push_back(root.greedy(prompt.prompt, nAnswer));
+        answers.greedy.push_back({});
+        if (i % 2 == 1) answers.greedy.back() = root.greedy(prompt.prompt, static_cast<int>(prompt.greedy.size()));
     }
     return answers;
 }
@@ -55,7 +53,7 @@ void expectSame(const Answers& answers, const Answers& alone, const GoldenCase& 
     const testing::ScopedTrace trace(__FILE__, __LINE__, what);
     for (size_t i = 0; i < golden.prompts.size(); i++) {
         EXPECT_LE(largestDifference(answers.logits[i], alone.logits[i]), kLogitTolerance);
-        expectGreedy(answers.greedy[i], golden.prompts[i], kSmallestMargin);
+        if (i % 2 == 1) expectGreedy(answers.greedy[i], golden.prompts[i]);
     }
 }
 
