@@ -7,6 +7,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 #if defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
@@ -17,13 +21,27 @@ namespace dllama {
 
 namespace {
 
-constexpr Isa kAll[] = {Isa::Avx512Vnni, Isa::Avx2, Isa::Neon, Isa::Generic};
+constexpr Isa kAll[] = {Isa::Amx, Isa::Avx512Vnni, Isa::Avx2, Isa::Neon, Isa::Generic};
 
 #if defined(__x86_64__)
 /// __builtin_cpu_supports of clang 14 does not know f16c: leaf 1, ECX bit 29.
 bool hasF16c() {
     unsigned a = 0, b = 0, c = 0, d = 0;
     return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & 1u << 29) != 0;
+}
+
+/// AMX tiles and their int8 products: leaf 7, EDX bits 24 and 25. The kernel keeps the tiles' state only for processes
+/// that ask for it.
+bool mayUseAmx() {
+#if defined(__linux__)
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d >> 24 & 3) != 3) return false;
+    constexpr int kArchReqXcompPerm = 0x1023, kTileData = 18;  // asm/prctl.h, since Linux 5.16
+    static const bool granted = syscall(SYS_arch_prctl, kArchReqXcompPerm, kTileData) == 0;
+    return granted;
+#else
+    return false;
+#endif
 }
 #endif
 
@@ -37,6 +55,8 @@ const char* isaName(Isa isa) {
             return "avx2";
         case Isa::Avx512Vnni:
             return "avx512vnni";
+        case Isa::Amx:
+            return "amx";
         case Isa::Neon:
             return "neon";
     }
@@ -54,6 +74,8 @@ bool isaSupported(Isa isa) {
             return isaSupported(Isa::Avx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                    __builtin_cpu_supports("avx512vnni");
+        case Isa::Amx:
+            return isaSupported(Isa::Avx512Vnni) && mayUseAmx();
 #elif defined(__aarch64__)
         case Isa::Neon:
             return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
@@ -70,7 +92,7 @@ Isa chooseIsa() {
             if (!isaSupported(isa)) throw ConfigError("DLLAMA_FORCE_ISA={}: this CPU has no {}", forced, forced);
             return isa;
         }
-        throw ConfigError("DLLAMA_FORCE_ISA={}: expected generic, avx2, avx512vnni or neon", forced);
+        throw ConfigError("DLLAMA_FORCE_ISA={}: expected generic, avx2, avx512vnni, amx or neon", forced);
     }
     for (Isa isa : kAll)
         if (isaSupported(isa)) return isa;
@@ -86,6 +108,7 @@ std::string cpuFeatureNames() {
     add(__builtin_cpu_supports("avx2"), "avx2");
     add(__builtin_cpu_supports("avx512f"), "avx512f");
     add(__builtin_cpu_supports("avx512vnni"), "avx512vnni");
+    add(isaSupported(Isa::Amx), "amx_int8");
 #elif defined(__aarch64__)
     add(true, "neon");
     add(isaSupported(Isa::Neon), "dotprod");

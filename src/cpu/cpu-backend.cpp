@@ -237,7 +237,8 @@ class CpuBackend final : public Backend {
     void product(int nInputs, const Activations& in, const CpuMatrix& w, Activations& out, bool accumulate) {
         checkInput(in, w);
         DLLAMA_CHECK(out.cols == w.rows);
-        const ProductItems items{w.rows, nInputs, productItemRows(w)};
+        const int64_t inputItems = (nInputs + kMaxItemInputs - 1) / kMaxItemInputs;
+        const ProductItems items{w.rows, nInputs, itemRows(w.rows * inputItems, 16, work_.pool.nThreads())};
         const int64_t near = prefetcher_.take(w, items.rowsPerItem) * items.inputItems();
         work_.forEachNear(items.count(), near, [&](int64_t item, int) {
             alignas(64) float values[kMaxItemInputs * kMaxItemRows];

@@ -4,6 +4,19 @@
 
 namespace dllama {
 
+#if defined(__x86_64__)
+namespace {
+
+CpuKernels withAmx() {
+    CpuKernels kernels = kAvx512VnniKernels;
+    for (int type = 0; type < kNDTypes; type++)
+        if (kAmxKernels.of[type]) kernels.multiply.of[type] = kAmxKernels.of[type];
+    return kernels;
+}
+
+}  // namespace
+#endif
+
 const CpuKernels& kernelsOf(Isa isa) {
     DLLAMA_CHECK(isaSupported(isa));
     switch (isa) {
@@ -12,6 +25,10 @@ const CpuKernels& kernelsOf(Isa isa) {
             return kAvx2Kernels;
         case Isa::Avx512Vnni:
             return kAvx512VnniKernels;
+        case Isa::Amx: {
+            static const CpuKernels kernels = withAmx();
+            return kernels;
+        }
 #elif defined(__aarch64__)
         case Isa::Neon:
             return kNeonKernels;

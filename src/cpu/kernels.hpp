@@ -95,6 +95,8 @@ extern const CpuKernels kGenericKernels;
 #if defined(__x86_64__)
 extern const CpuKernels kAvx2Kernels;
 extern const CpuKernels kAvx512VnniKernels;
+/// Of quantised types; the rest is as with AVX-512.
+extern const CpuKernels::MultiplyTable kAmxKernels;
 #elif defined(__aarch64__)
 extern const CpuKernels kNeonKernels;
 #endif

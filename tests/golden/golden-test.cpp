@@ -27,7 +27,7 @@ std::unique_ptr<Backend> makeBackend(const std::string& name, ThreadPool& pool) 
 #ifdef DLLAMA_HAS_CUDA
     if (name == "cuda") return makeCudaBackend();
 #endif
-    for (Isa isa : {Isa::Generic, Isa::Avx2, Isa::Avx512Vnni, Isa::Neon})
+    for (Isa isa : {Isa::Generic, Isa::Avx2, Isa::Avx512Vnni, Isa::Amx, Isa::Neon})
         if (name == isaName(isa)) return makeCpuBackend(pool, isa);
     throw std::invalid_argument(name);
 }
@@ -38,7 +38,7 @@ std::vector<Variant> variants() {
          {"glm4-dense", "glm-hf-bias", "glm4moe-16x2", "glm4moe-128x8", "llama", "qwen3", "qwen3moe", "glm-4-9b-chat",
           "chatglm-6b", "qwen2", "solar-open", "glm45v-text", "glm41v-text", "glm-ocr-text"}) {
         all.push_back({model, "reference", 1});
-        for (Isa isa : {Isa::Generic, Isa::Avx2, Isa::Avx512Vnni, Isa::Neon})
+        for (Isa isa : {Isa::Generic, Isa::Avx2, Isa::Avx512Vnni, Isa::Amx, Isa::Neon})
             for (int threads : {1, 2})
                 if (isaSupported(isa)) all.push_back({model, isaName(isa), threads});
 #ifdef DLLAMA_HAS_CUDA

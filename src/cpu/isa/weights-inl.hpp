@@ -4,7 +4,8 @@
 // Weights<type> is one block of each row of a packed group (WeightView) in registers:
 //   load(head, words)   head: headBytes of each row; words: the rest in words of 4 bytes, word i of all rows together
 //   scales              of each row
-//   dot(part, input)    the exact sums of the products with input block `part` of the block's blockValues / 32
+//   dot(part, input)    the exact sums of the products with input block `part` of the block's blockValues / 32; an
+//                       instruction set may pass something else that its dotNibbles() and dotBytes() take (amx.cpp)
 // A type whose values have an offset takes it from input.sum.
 
 namespace dllama {
@@ -26,7 +27,10 @@ struct Weights<DType::Q40> {
             parts[j + 4] = highNibbles(both);
         }
     }
-    Ints dot(int, const InputBlock& input) const { return dotNibbles<3>(parts, input); }
+    template <class Input>
+    auto dot(int, Input& input) const {
+        return dotNibbles<3>(parts, input);
+    }
 };
 
 template <>
@@ -38,7 +42,10 @@ struct Weights<DType::Q80> {
         scales = loadF16(head);
         for (int j = 0; j < 8; j++) parts[j] = signedBytes(loadBytes(words, j));
     }
-    Ints dot(int, const InputBlock& input) const { return dotBytes(parts, input); }
+    template <class Input>
+    auto dot(int, Input& input) const {
+        return dotBytes(parts, input);
+    }
 };
 
 }  // namespace
