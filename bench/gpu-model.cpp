@@ -152,9 +152,9 @@ class Bench {
 
     template <typename Measure>
     double median(const Measure& measure) {
+        measure();  // warms up
         std::vector<double> seconds;
-        for (int i = 0; i < options_.repetitions + 1; i++) seconds.push_back(measure());
-        seconds.erase(seconds.begin());  // the first one warms up
+        for (int i = 0; i < options_.repetitions; i++) seconds.push_back(measure());
         std::sort(seconds.begin(), seconds.end());
         return seconds[seconds.size() / 2];
     }
@@ -167,11 +167,14 @@ class Bench {
         return secondsSince(begin);
     }
 
-    /// Seconds a step in which `rows` sequences of `depth` positions write one token each.
+    /// Seconds a step in which `rows` sequences of `depth` positions write one token each. Tokens are drawn: the most
+    /// likely ones of random weights are soon the same in every sequence, which then share their experts.
     double stepSeconds(int depth, int rows) {
         engine_->dropPrefixCache();
         for (int i = 0; i < rows; i++)  // texts of their own: common prefixes would share their cache
-            engine_->submit({randomTokens(depth, config_.vocabSize, i), {.temperature = 0.0f}, {options_.answer, {}}});
+            engine_->submit({randomTokens(depth, config_.vocabSize, i),
+                             {.temperature = 1.0f, .seed = static_cast<uint64_t>(i)},
+                             {options_.answer, {}}});
         double seconds = 0.0;
         int nSteps = 0;
         while (engine_->running()) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/activation.hpp"
 #include "backend/batch.hpp"
 #include "format/tensor-source.hpp"
 #include "tensor/dtype.hpp"
@@ -76,8 +77,6 @@ struct Norm {
     Vector weight;
     Vector bias;  // Layer only
 };
-
-enum class Activation { Silu, GeluTanh };
 
 /// How q and k are rotated. Part p of a head is its values [p * rotaryDim, (p + 1) * rotaryDim), turned by the angles
 /// of ropePositions row p; the rest of the head passes through. Interleaved turns the pairs (2j, 2j+1), HalfSplit the

@@ -7,8 +7,12 @@
 
 namespace dllama::gpu {
 
-bool LinearOps::usesMatmul(int rows, DType dtype) const {
-    return rows >= kPrefillRows && core_.options.halfProducts && canMatmul(dtype, core_.stream);
+bool LinearOps::takesMatmul(DType dtype) const {
+    return core_.options.halfProducts && canMatmul(dtype, core_.stream);
+}
+
+bool LinearOps::usesMatmul(int rows, const Weights& w, bool gated) const {
+    return rows > kMaxFewRows && takesMatmul(w.dtype) && fillsMatmul(w.rows, gated, core_.stream.nSms);
 }
 
 bool LinearOps::usesLibrary(int rows) const {
@@ -44,7 +48,7 @@ void LinearOps::multiply(int rows, const Activations& in, const Weights& w, floa
         library().stage(rows, p.in.q);
         return library().multiply(rows, w, out, outCols, accumulate);
     }
-    if (usesMatmul(rows, w.dtype)) {
+    if (usesMatmul(rows, w, false)) {
         MatmulParams m{};
         m.m = rows;
         m.w = w;
@@ -54,13 +58,30 @@ void LinearOps::multiply(int rows, const Activations& in, const Weights& w, floa
         stage(rows, p.in.q, m);
         return launchMatmul(m, core_.stream);
     }
+    const bool isLong = rows >= kFirstRowsOfLong && rows <= kLastRowsOfLong && w.groups >= kLongGroups;
+    if (isLong && multiplyRows(rows, {0, p.in.q, w, {}, {}, out, outCols, accumulate, {}})) return;
+    multiplyFew(rows, p);
+}
+
+bool LinearOps::multiplyRows(int rows, LinearRowsParams p) {
+    p.m = std::min(rows, kMaxFewRows);
+    if (!canLinearRows(p, core_.stream)) return false;
     for (int row = 0; row < rows; row += kMaxFewRows) {
-        LinearParams few = p;
-        few.m = std::min(kMaxFewRows, rows - row);
-        few.in.q.values += static_cast<size_t>(row) * few.in.q.groups * kGroup;
-        few.in.q.scales += static_cast<size_t>(row) * few.in.q.groups * 4;
-        few.out += static_cast<size_t>(row) * outCols;
-        launchLinearFew(few, core_.stream);
+        p.m = std::min(kMaxFewRows, rows - row);
+        launchLinearRows(p, core_.stream);
+        p.in = p.in.from(kMaxFewRows);
+        p.q = p.q.from(kMaxFewRows);
+        p.out += static_cast<size_t>(kMaxFewRows) * p.outCols;
+    }
+    return true;
+}
+
+void LinearOps::multiplyFew(int rows, LinearParams p) {
+    for (int row = 0; row < rows; row += kMaxFewRows) {
+        p.m = std::min(kMaxFewRows, rows - row);
+        launchLinearFew(p, core_.stream);
+        p.in.q = p.in.q.from(kMaxFewRows);
+        p.out += static_cast<size_t>(kMaxFewRows) * p.outCols;
     }
 }
 
@@ -72,7 +93,10 @@ bool LinearOps::ffnUpInOne(int rows, const Activations& in, const Weights& gate,
         launchFfnUp({rowsOf(in), gate, up, act, to}, core_.stream);
         return true;
     }
-    if (usesLibrary(rows) || !usesMatmul(rows, up.dtype)) return false;
+    if (usesLibrary(rows)) return false;
+    if (!usesMatmul(rows, up, true))
+        return rows >= kRowsOfFfnUp &&
+               multiplyRows(rows, {0, rowsOf(in).q, gate, up, act, to.f32, to.cols, false, to.q});
     MatmulParams p{};
     p.m = rows;
     p.w = gate;

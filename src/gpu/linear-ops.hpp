@@ -18,15 +18,19 @@ class LinearOps {
     void ffnUp(int rows, const Activations& in, const Weights* gate, const Weights& up, Activation act,
                Activations& out);
 
-    /// Whether so many rows go through the tiles of 64 rows.
-    bool usesMatmul(int rows, DType dtype) const;
+    /// Whether weights of this type may go through the tiles of 64 rows.
+    bool takesMatmul(DType dtype) const;
     /// Q80 rows as f16, and with them the operand A of launchMatmul.
     void stage(int rows, const QuantRows& q, MatmulParams& p);
 
   private:
+    bool usesMatmul(int rows, const Weights& w, bool gated) const;
     bool usesLibrary(int rows) const;
     bool usesLibraryForFloats(int rows, DType dtype) const;
     CublasGemm& library();
+    /// In passes of at most kMaxFewRows; false where the kernel for several rows does not take them.
+    bool multiplyRows(int rows, LinearRowsParams p);
+    void multiplyFew(int rows, LinearParams p);
     bool ffnUpInOne(int rows, const Activations& in, const Weights& gate, const Weights& up, Activation act,
                     const Rows& to);
 

@@ -29,7 +29,8 @@ void MoeOps::route(const StepInputs& step, const Activations& in, const Router& 
 void MoeOps::experts(const StepInputs& step, const Activations& in, const Routing& routing, const ExpertWeights& w,
                      Activations& out) {
     if (w.gate.rows == 0) return;  // all experts are other ranks'
-    if (step.nTokens > kFewExpertTokens && linear_.usesMatmul(kPrefillRows, w.gate.dtype))
+    if (step.nTokens >= kRowExpertTokens && rowExperts(step, in, routing, w, out)) return;
+    if (step.nTokens > kFewExpertTokens && linear_.takesMatmul(w.gate.dtype))
         groupedExperts(step, in, routing, w, out);
     else
         fewExperts(step, in, routing, w, {}, out);
@@ -42,7 +43,7 @@ bool MoeOps::moe(const StepInputs& step, const Activations& in, const MoeOp& m, 
         const Weights& s = weightsOf(shared);
         return s.dtype == routed.dtype && !s.bias;
     };
-    if (step.nTokens > kFewRouted || w.gate.rows == 0 || !isQuantized(w.gate.dtype) || !m.gate ||
+    if (step.nTokens >= kRowExpertTokens || w.gate.rows == 0 || !isQuantized(w.gate.dtype) || !m.gate ||
         !alike(*m.gate, w.gate) || !alike(*m.up, w.up) || !alike(*m.down, w.down))
         return false;
     route(step, in, *m.router, routing);
@@ -50,8 +51,8 @@ bool MoeOps::moe(const StepInputs& step, const Activations& in, const MoeOp& m, 
     return true;
 }
 
-void MoeOps::fewExperts(const StepInputs& step, const Activations& in, const Routing& routing, const ExpertWeights& w,
-                        const SharedExpert& shared, Activations& out) {
+ExpertsDecodeParams MoeOps::decodeParams(const StepInputs& step, const Activations& in, const Routing& routing,
+                                         const ExpertWeights& w, Activations& out) {
     const int pairs = step.nTokens * routing.topK, ffn = w.gate.rows;
     ExpertsDecodeParams p{};
     p.nTokens = step.nTokens;
@@ -70,8 +71,24 @@ void MoeOps::fewExperts(const StepInputs& step, const Activations& in, const Rou
     }
     p.out = out.f32;
     p.outCols = out.cols;
+    return p;
+}
+
+void MoeOps::fewExperts(const StepInputs& step, const Activations& in, const Routing& routing, const ExpertWeights& w,
+                        const SharedExpert& shared, Activations& out) {
+    ExpertsDecodeParams p = decodeParams(step, in, routing, w, out);
     p.shared = shared;
     launchExpertsDecode(p, core_.stream);
+}
+
+bool MoeOps::rowExperts(const StepInputs& step, const Activations& in, const Routing& routing, const ExpertWeights& w,
+                        Activations& out) {
+    if (!isQuantized(w.gate.dtype)) return false;
+    ExpertsDecodeParams p = decodeParams(step, in, routing, w, out);
+    if (!canExpertsRows(p, core_.stream)) return false;
+    p.pairOut = core_.scratch.get<float>(Scratch::PairOut, size_t(step.nTokens) * routing.topK * w.down.rows);
+    launchExpertsRows(p, core_.stream);
+    return true;
 }
 
 void MoeOps::groupedExperts(const StepInputs& step, const Activations& in, const Routing& routing,

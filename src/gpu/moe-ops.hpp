@@ -22,6 +22,11 @@ class MoeOps {
     /// Few tokens' experts, and a shared one if it has rows.
     void fewExperts(const StepInputs& step, const Activations& in, const Routing& routing, const ExpertWeights& w,
                     const SharedExpert& shared, Activations& out);
+    /// What both kernels of few tokens need.
+    ExpertsDecodeParams decodeParams(const StepInputs& step, const Activations& in, const Routing& routing,
+                                     const ExpertWeights& w, Activations& out);
+    bool rowExperts(const StepInputs& step, const Activations& in, const Routing& routing, const ExpertWeights& w,
+                    Activations& out);
     void groupedExperts(const StepInputs& step, const Activations& in, const Routing& routing, const ExpertWeights& w,
                         Activations& out);
 

@@ -22,6 +22,7 @@ enum class Scratch {
     HiddenQ80,
     HiddenScales,
     ExpertOut,
+    PairOut,
     Sorting,
     kCount
 };

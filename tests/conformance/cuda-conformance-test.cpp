@@ -128,7 +128,11 @@ TEST_P(CudaLarge, Linear) {
                           {DType::Q40, 264, 13696, 3},
                           {DType::Q40, 136, 4096, 13},
                           {DType::Q80, 512, 2048, 16},
-                          {DType::Q80, 120, 2048, 8}}) {
+                          {DType::Q80, 120, 2048, 8},
+                          {DType::Q40, 4616, 1120, 2},
+                          {DType::Q40, 200, 4096, 24},
+                          {DType::Q40, 520, 352, 64},
+                          {DType::Q80, 72, 4096, 33}}) {
         SCOPED_TRACE(std::string(dtypeName(c.type)) + " " + std::to_string(c.rows) + " x " + std::to_string(c.cols) +
                      ", " + std::to_string(c.nTokens) + " tokens");
         const TensorSlice weight = addTensor("w", c.type, c.rows, c.cols);
@@ -153,27 +157,46 @@ TEST_P(CudaLarge, Linear) {
 }
 
 TEST_P(CudaLarge, FfnUp) {
-    for (const DType type : {DType::Q40, DType::Q80}) {
-        for (const int cols : {320, 4096}) {
-            // As many blocks as two GPUs' shares have, and more than run at once.
-            const int rows = cols == 320 ? 32 * 700 : 32 * 214;
-            SCOPED_TRACE(std::string(dtypeName(type)) + ", " + std::to_string(cols) + " columns");
-            const TensorSlice gate = addTensor("gate", type, rows, cols, 0.1f),
-                              up = addTensor("up", type, rows, cols, 0.1f);
-            const TensorSlice bias = addTensor("bias", DType::F32, 1, rows);
-            const std::vector<float> in = randoms(cols, 0.3f);
+    struct Case {
+        DType type;
+        int rows, cols, nTokens;
+    };
+    // As many blocks as two GPUs' shares have, and more than run at once; rows that end within a Q80 block.
+    for (const Case& c : {Case{DType::Q40, 32 * 700, 320, 1},
+                          {DType::Q40, 32 * 214, 4096, 1},
+                          {DType::Q80, 32 * 700, 320, 1},
+                          {DType::Q80, 32 * 214, 4096, 1},
+                          {DType::Q40, 13696, 256, 3},
+                          {DType::Q40, 352, 4096, 8},
+                          {DType::Q40, 1384, 1024, 16},
+                          {DType::Q40, 480, 640, 40},
+                          {DType::Q80, 344, 2048, 13}}) {
+        SCOPED_TRACE(std::string(dtypeName(c.type)) + ", " + std::to_string(c.rows) + " x " + std::to_string(c.cols) +
+                     ", " + std::to_string(c.nTokens) + " tokens");
+        const TensorSlice gate = addTensor("gate", c.type, c.rows, c.cols, 0.1f),
+                          up = addTensor("up", c.type, c.rows, c.cols, 0.1f);
+        const TensorSlice down = addTensor("down", c.type, 32, c.rows, 0.1f);
+        const TensorSlice bias = addTensor("bias", DType::F32, 1, c.rows);
+        const std::vector<float> in = randoms(static_cast<size_t>(c.nTokens) * c.cols, 0.3f);
+        // The f32 form, and by a product the quantised one.
+        for (const bool quantized : {false, true}) {
+            if (quantized && c.rows % 32 != 0) continue;  // a matrix has whole blocks of columns
             check(
                 [&](Backend& backend, int, int) {
-                    const Batch batch = plainBatch(1);
+                    const Batch batch = plainBatch(c.nTokens);
                     const StepInputs& step = backend.upload(batch);
                     const auto gateMatrix = loadMatrix(backend, source_, {gate}, {bias});
                     const auto upMatrix = loadMatrix(backend, source_, {up}, {bias});
-                    const Activations x = upload(backend, 1, cols, in.data(), true);
-                    Activations out = poisoned(backend, 1, rows, true);
+                    const Activations x = upload(backend, c.nTokens, c.cols, in.data(), true);
+                    Activations out = poisoned(backend, c.nTokens, c.rows, true);
                     backend.ffnUp(step, x, gateMatrix.get(), *upMatrix, Activation::Silu, out);
-                    return download(backend, out, 1);
+                    if (!quantized) return download(backend, out, c.nTokens);
+                    const auto downMatrix = loadMatrix(backend, source_, {down});
+                    Activations y = poisoned(backend, c.nTokens, 32, false);
+                    backend.linear(step, out, *downMatrix, y, false);
+                    return download(backend, y, c.nTokens);
                 },
-                1);
+                c.nTokens, quantized ? 2e-2 : kFloatTolerance);
         }
     }
 }
@@ -187,7 +210,10 @@ TEST_P(CudaLarge, MoeOp) {
                           {DType::Q40, 1024, 1408, 1408, 8, 2},
                           {DType::Q40, 1024, 2048, 0, 12, 1},
                           {DType::Q80, 512, 768, 1536, 4, 3},
-                          {DType::Q80, 256, 352, 0, 8, 16}}) {
+                          {DType::Q80, 256, 352, 0, 8, 16},
+                          {DType::Q40, 512, 352, 352, 4, 5},
+                          {DType::Q40, 384, 256, 0, 8, 40},
+                          {DType::Q80, 256, 160, 96, 2, 64}}) {
         const int nExperts = c.topK + 3;
         SCOPED_TRACE(std::string(dtypeName(c.type)) + ", " + std::to_string(c.dim) + " to " + std::to_string(c.ffDim) +
                      ", " + std::to_string(c.nTokens) + " tokens");

@@ -5,7 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "backend/backend.hpp"
+#include "backend/activation.hpp"
+#include "backend/batch.hpp"
 #include "gpu/kernels/launch.hpp"
 
 /// Parameters and launchers of all kernels. Pointers are device memory unless said otherwise.
@@ -26,6 +27,12 @@ struct QuantRows {
     int8_t* values = nullptr;  // (rows, groups * 128)
     float* scales = nullptr;   // (rows, groups * 4)
     int groups = 0;
+
+    QuantRows from(int row) const {
+        if (!values) return *this;
+        return {values + static_cast<size_t>(row) * groups * kGroup, scales + static_cast<size_t>(row) * groups * 4,
+                groups};
+    }
 };
 
 struct Rows {
@@ -125,6 +132,21 @@ void launchLinear(const LinearParams& p, const Stream& stream);
 /// 2 to kMaxFewRows rows of quantised weights.
 constexpr int kMaxFewRows = 32;
 void launchLinearFew(const LinearParams& p, const Stream& stream);
+
+/// The same from 8.0 on where the activations fit into shared memory, from 9.0 on in slices. With `up`: out = act(gate
+/// in) * (up in), also as Q80.
+struct LinearRowsParams {
+    int m;
+    QuantRows in;
+    Weights w, up;  // up.data null: plain
+    Activation act;
+    float* out;
+    int outCols;
+    bool accumulate;
+    QuantRows q;  // with `up`, or none
+};
+bool canLinearRows(const LinearRowsParams& p, const Stream& stream);
+void launchLinearRows(const LinearRowsParams& p, const Stream& stream);
 /// Any number of rows of F32, F16 or BF16 weights.
 void launchLinearFloat(const LinearParams& p, const Stream& stream);
 
@@ -301,8 +323,14 @@ struct ExpertsDecodeParams {
     float* out;
     int outCols;
     SharedExpert shared;  // quantised types only
+    float* pairOut;       // (nTokens * topK, outputs) scratch of launchExpertsRows
 };
 void launchExpertsDecode(const ExpertsDecodeParams& p, const Stream& stream);
+/// Every chosen expert once for all its tokens, quantised types, up to kMaxRowPairs pairs; out is added to and `shared`
+/// not looked at. launchRoute must be what was launched before.
+constexpr int kMaxRowPairs = 512;
+bool canExpertsRows(const ExpertsDecodeParams& p, const Stream& stream);
+void launchExpertsRows(const ExpertsDecodeParams& p, const Stream& stream);
 
 /// Sorts (token, k) pairs by expert, cut into tiles of kExpertTileRows.
 struct SortExpertsParams {
