@@ -34,8 +34,9 @@ class Chat {
     Chat(const ChatOptions& options, Session& session)
         : options_(options),
           session_(session),
-          format_(options.chatFormat.empty() ? chatFormatOf(session.tokenizer().file())
-                                             : chatFormatByName(options.chatFormat)),
+          choice_(options.chatFormat.empty() ? chooseChatFormat(session.tokenizer().file())
+                                             : ChatChoice{chatFormatByName(options.chatFormat)}),
+          format_(choice_.format),
           stops_(chatStops(format_, session.tokenizer())) {
         for (int id : session.stopTokens())
             if (std::find(stops_.ids.begin(), stops_.ids.end(), id) == stops_.ids.end()) stops_.ids.push_back(id);
@@ -44,9 +45,9 @@ class Chat {
     }
 
     void printStart() const {
-        const std::string name =
-            options_.chatFormat.empty() ? session_.tokenizer().file().chatFormat : options_.chatFormat;
-        fmt::print("⭐ Chat template: {}\n", name.empty() ? "none (the model continues your text)" : name);
+        if (format_ == ChatFormat::None && !choice_.reason.empty())
+            fmt::print("⚠️ {}: the model continues your text (--chat-template names a format)\n", choice_.reason);
+        fmt::print("⭐ Chat template: {}\n", chatFormatName(format_));
         for (int id : stops_.ids) fmt::print("🛑 Stop: {}\n", printable(session_.tokenizer().piece(id)));
     }
 
@@ -141,6 +142,7 @@ class Chat {
 
     const ChatOptions& options_;
     Session& session_;
+    ChatChoice choice_;
     ChatFormat format_;
     ChatStops stops_;
     SamplingParams sampling_;

@@ -221,6 +221,17 @@ void addTokenize(CLI::App& app, int& exitCode) {
     onChosen(command, exitCode, runTokenize, o);
 }
 
+void addTemplate(CLI::App& app, int& exitCode) {
+    CLI::App* command = app.add_subcommand("template", "The prompt that a conversation becomes, and nothing else");
+    const auto o = std::make_shared<TemplateOptions>();
+    command->add_option("--tokenizer", o->tokenizer, "Tokenizer file (.t); without it the demo's")->type_name("FILE");
+    command->add_option("--family", o->family, "Chat format by name, instead of a tokenizer's")->type_name("NAME");
+    command->add_option("--request", o->request, "JSON: messages, tools, add_generation_prompt, chat_template_kwargs")
+        ->type_name("FILE");
+    command->add_option("--date", o->date, "Today, for templates that write the date")->type_name("YYYY-MM-DD");
+    onChosen(command, exitCode, runTemplate, o);
+}
+
 void addWorker(CLI::App& app, int& exitCode) {
     CLI::App* command = app.add_subcommand("worker", "Compute along with a root on another machine");
     const auto o = std::make_shared<WorkerFlags>();
@@ -295,6 +306,7 @@ int runCli(int argc, char** argv) {
     addInfo(app, exitCode);
     addLogits(app, exitCode);
     addTokenize(app, exitCode);
+    addTemplate(app, exitCode);
     addWorker(app, exitCode);
     addKeygen(app, exitCode);
     try {

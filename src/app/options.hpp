@@ -94,6 +94,13 @@ struct TokenizeOptions {
     bool json = false;
 };
 
+struct TemplateOptions {
+    std::string tokenizer;
+    std::string family;
+    std::string request;
+    std::string date;
+};
+
 struct WorkerFlags {
     std::string host;  // empty: all addresses with a secret, else loopback
     int port = 9999;
@@ -114,6 +121,7 @@ int runBenchmark(const BenchmarkOptions& options);
 int runInfo(const InfoOptions& options);
 int runLogits(const LogitsOptions& options);
 int runTokenize(const TokenizeOptions& options);
+int runTemplate(const TemplateOptions& options);
 int runWorker(const WorkerFlags& flags);
 /// Writes a new secret for a cluster.
 int runKeygen(const std::string& path);

@@ -43,7 +43,11 @@ struct TokenizerFile {
     std::vector<int> suffixIds;
     std::string textRules;   ///< "" or "chatglm-6b"
     std::string chatFormat;  ///< "" or a name listed in docs/file-format.md
-    std::string model;       ///< the sentencepiece model's bytes
+    /// Why there is no format although there is a template: how what the template writes differs from every format.
+    std::string chatFormatReason;
+    /// The converter rendered conversations with the template itself and found `chatFormat` to write the same.
+    bool chatFormatCompared = false;
+    std::string model;  ///< the sentencepiece model's bytes
 
     bool operator==(const TokenizerFile&) const = default;
 };
@@ -57,8 +61,7 @@ struct TokenizerFile {
 ///   is a sentencepiece vocabulary: pairs of pieces merge by score and unknown characters fall back to bytes.
 /// - In byte-level BPE the special tokens are those from the smaller of BOS and the end-of-text ids on, and the
 ///   `<|...|>` tokens right before them; else BOS and the end-of-text tokens.
-/// - The chat format follows from the template: `[INST]` is llama2, `<|start_header_id|>` llama3, `<|im_start|>` qwen3
-///   where the template knows `enable_thinking` and chatml elsewhere.
+/// - There is no chat format: src/text/chat-format.hpp tells it from the template's text.
 /// Throws FormatError, one line that names the file and the reason.
 TokenizerFile readTokenizerFile(const std::string& path);
 

@@ -19,39 +19,68 @@ enum class ChatFormat {
     Glm49bChat,  ///< glm-4-9b-chat
     Glm40414,    ///< GLM-4-9B-0414, GLM-4-32B-0414
     GlmZ1,
-    Glm45,  ///< GLM-4.5, 4.5-Air, 4.6
-    Glm47,
+    GlmEdge,
+    Glm45,       ///< GLM-4.5, 4.5-Air, 4.6
+    Glm45v,      ///< GLM-4.5V, 4.6V, GLM-OCR, text only
+    Glm47,       ///< GLM-4.7, 4.7-Flash
+    Glm52,       ///< GLM-5.2
+    Glm53Flash,  ///< GLM-5.3-Flash
     Intellect3,
     Llama2,
     Llama3,
-    Llama31,  ///< Llama 3.1 and later, whose template states dates and knows tools
-    Chatml,
+    Llama31,  ///< Llama 3.1 and 3.3: a fixed date
+    Llama32,  ///< Llama 3.2: today's date
+    Chatml,   ///< leaves the last message open where no answer is asked for
+    ChatmlClosed,
     Qwen3,
+    Qwen3Instruct2507,
+    Qwen3Thinking2507,
+    Qwen3Coder,
+    Qwen3CoderGguf,  ///< Qwen3-Coder's template as GGUF files of third parties carry it
+    DeepseekR1Distill,
+    MistralV1Old,
+    MistralV1,
+    MistralV3,
+    SolarOpen,
 };
 
 /// A call of a function in an assistant's message. `arguments` is the JSON text of an object, as in OpenAI's API.
 struct ToolCall {
     std::string name;
     std::string arguments;
+    std::string id = {};
+    std::string type = "function";
 };
 
 /// `role` is system, user, assistant or tool (the result of a call). Texts are UTF-8.
 struct ChatMessage {
     std::string role;
     std::string content;
-    std::optional<std::string> reasoning =
-        std::nullopt;  ///< the assistant's thoughts, where the client sends them back
+    /// The assistant's thoughts, where the client sends them back.
+    std::optional<std::string> reasoning = std::nullopt;
     std::vector<ToolCall> toolCalls = {};
+    std::string toolCallId = {};  ///< of role tool: the call it answers
 };
 
+struct CalendarDate {
+    int year = 1970, month = 1, day = 1;
+};
+
+/// One request. The fields below `addGenerationPrompt` are OpenAI's chat_template_kwargs; each family looks at those
+/// its template knows, and what is not set has the template's own default.
 struct ChatRequest {
     std::vector<ChatMessage> messages;
     std::vector<std::string> tools = {};  ///< JSON text of each entry of OpenAI's "tools"
     bool addGenerationPrompt = true;      ///< end with the beginning of an answer
     std::optional<bool> enableThinking = std::nullopt;
-    bool clearThinking = true;               ///< glm-4.7: drop the thoughts before the last user message
-    bool toolsInUserMessage = true;          ///< Llama 3.1: where the list of tools goes
-    std::string dateString = "26 Jul 2024";  ///< Llama 3.1: "Today Date", by default the template's own
+    std::optional<bool> clearThinking = std::nullopt;  ///< GLM-4.7 and later: drop old thoughts
+    std::string reasoningEffort = {};
+    bool toolsInUserMessage = true;                    ///< Llama 3.1 and later: where the list of tools goes
+    std::string dateString = {};                       ///< Llama 3.1 and later: "Today Date"
+    std::vector<std::string> builtinTools = {};        ///< Llama 3.1
+    bool defaultSystemPrompt = true;                   ///< Solar-Open
+    std::string thinkRenderOption = "lastthink";       ///< Solar-Open: or "all"
+    std::optional<CalendarDate> today = std::nullopt;  ///< for templates with a clock; not set: this machine's
 };
 
 struct RenderedChat {
@@ -62,12 +91,25 @@ struct RenderedChat {
     std::string text() const;
 };
 
-/// The format by its name in a `.t` file, "" included; a file that says llama3 has Llama31 if its template text knows
-/// the date lines of Llama 3.1. Throws FormatError for an unknown name.
-ChatFormat chatFormatOf(const TokenizerFile& file);
-/// The format of a name alone, as for a command line: the names of docs/file-format.md and "llama3.1".
+/// The format of a tokenizer file, and where there is none (ChatFormat::None) why.
+struct ChatChoice {
+    ChatFormat format = ChatFormat::None;
+    std::string reason = {};
+};
+
+/// The format whose template the text is, told by its parts, the generation prompt among them. Nothing for a template
+/// that none of the formats renders.
+std::optional<ChatFormat> detectChatFormat(std::string_view chatTemplate);
+
+/// The format of a `.t` file: that of its template text, else that of its chat_format where the file has no template or
+/// its converter compared the two by rendering. Throws FormatError if chat_format is no known name.
+ChatChoice chooseChatFormat(const TokenizerFile& file);
+
+/// The format of a name as on a command line: those of docs/file-format.md, and distributed-llama's.
 /// Throws ConfigError for an unknown name.
 ChatFormat chatFormatByName(std::string_view name);
+/// The name of docs/file-format.md; "none" for None.
+std::string_view chatFormatName(ChatFormat format);
 
 /// The prompt of a request, equal to the family's own template to the byte. Only what the template writes itself is
 /// marked parseSpecial: give `segments` to Tokenizer::encode. Beyond the templates:
@@ -77,7 +119,7 @@ ChatFormat chatFormatByName(std::string_view name);
 /// - chatglm, chatglm2, llama2: tool messages are refused; a system text stands before the first question in the first
 ///   two, which have no system role.
 /// Throws ConfigError, with a text for the client, for what the template refuses: a role it does not know, arguments
-/// that are no JSON object, Llama 3.1's parallel calls.
+/// that are no JSON object, Llama's parallel calls, Mistral's order of roles.
 RenderedChat renderChat(ChatFormat format, const ChatRequest& request);
 
 /// Parts of one message's content (OpenAI's list of text parts) as the family's template joins them.

@@ -1,7 +1,9 @@
+#include <algorithm>
+
 #include "text/chat-writer.hpp"
 #include "text/utf8.hpp"
 
-/// Llama 2 (Meta's chat_completion), Llama 3 and Llama 3.1 (chat_template in their tokenizer_config.json).
+/// Llama 2 (Meta's chat_completion), Llama 3, 3.1 and 3.2 (chat_template in their tokenizer_config.json).
 namespace dllama::chat {
 namespace {
 
@@ -13,25 +15,17 @@ void end(Writer& writer) {
     writer.marker("<|eot_id|>");
 }
 
-RenderedChat renderLlama2(const ChatRequest& request) {
-    Writer writer;
-    std::string system;
-    for (const ChatMessage& message : request.messages) {
-        const std::string_view content = stripUnicode(message.content);
-        if (message.role == "system") {
-            system = content;
-        } else if (message.role == "user") {
-            writer.marker("<s>").marker("[INST] ");
-            if (!system.empty()) writer.marker("<<SYS>>\n").text(system).marker("\n<</SYS>>\n\n");
-            writer.text(content).marker(" [/INST]");
-            system.clear();
-        } else if (message.role == "assistant") {
-            writer.marker(" ").text(content).marker(" ").marker("</s>");
-        } else {
-            throw ConfigError("this model knows no messages of role {}", message.role);
-        }
-    }
-    return std::move(writer.result);
+/// What a call is told to look like, and how it is written, depends on the built-in tools that a request names.
+bool usesBuiltin(const ChatRequest& request, std::string_view name) {
+    const auto& builtin = request.builtinTools;
+    return std::find(builtin.begin(), builtin.end(), name) != builtin.end();
+}
+
+/// strftime("%d %b %Y") in English.
+std::string dateText(const CalendarDate& date) {
+    constexpr const char* kMonths[] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                                       "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+    return fmt::format("{:02} {} {}", date.day, kMonths[std::clamp(date.month, 1, 12) - 1], date.year);
 }
 
 void writeToolList(const std::vector<PythonValue>& tools, Writer& writer) {
@@ -42,12 +36,25 @@ void writeToolList(const std::vector<PythonValue>& tools, Writer& writer) {
 }
 
 /// Writes the system block and, with tools, the first user message. Returns the index of the next message.
-size_t writeLlama31Start(const ChatRequest& request, Writer& writer) {
+size_t writeLlama31Start(ChatFormat format, const ChatRequest& request, Writer& writer) {
     const std::vector<PythonValue> tools = parseTools(request);
     size_t next = request.messages[0].role == "system" ? 1 : 0;
     beginHeader("system", writer);
-    if (!tools.empty()) writer.marker("Environment: ipython\n");
-    writer.marker("Cutting Knowledge Date: December 2023\nToday Date: ").text(request.dateString).marker("\n\n");
+    const bool hasBuiltin = format == ChatFormat::Llama31 && !request.builtinTools.empty();
+    if (!tools.empty() || hasBuiltin) writer.marker("Environment: ipython\n");
+    if (hasBuiltin) {
+        writer.marker("Tools: ");
+        bool first = true;
+        for (const std::string& name : request.builtinTools) {
+            if (name == "code_interpreter") continue;
+            writer.marker(first ? "" : ", ").text(name);
+            first = false;
+        }
+        writer.marker("\n\n");
+    }
+    std::string date = request.dateString;
+    if (date.empty()) date = format == ChatFormat::Llama31 ? "26 Jul 2024" : dateText(dateOf(request));
+    writer.marker("Cutting Knowledge Date: December 2023\nToday Date: ").text(date).marker("\n\n");
     if (!tools.empty() && !request.toolsInUserMessage) {
         writer.marker(
             "You have access to the following functions. To call a function, please respond with JSON for a function "
@@ -70,7 +77,18 @@ size_t writeLlama31Start(const ChatRequest& request, Writer& writer) {
     return next + 1;
 }
 
-void writeLlama31Message(const ChatMessage& message, Writer& writer) {
+void writeBuiltinCall(const ToolCall& call, Writer& writer) {
+    writer.marker("<|python_tag|>").text(call.name).marker(".call(");
+    const PythonValue arguments = parseArguments(call);
+    for (size_t i = 0; i < arguments.members.size(); i++) {
+        const auto& [key, value] = arguments.members[i];
+        if (!value.isString()) throw ConfigError("argument {} of the built-in tool {} is no text", key, call.name);
+        writer.marker(i > 0 ? ", " : "").text(key).marker("=\"").text(value.text).marker("\"");
+    }
+    writer.marker(")");
+}
+
+void writeLlama31Message(ChatFormat format, const ChatRequest& request, const ChatMessage& message, Writer& writer) {
     if (message.role == "tool") {
         beginHeader("ipython", writer);
         PythonValue content;
@@ -84,21 +102,50 @@ void writeLlama31Message(const ChatMessage& message, Writer& writer) {
         if (message.toolCalls.size() != 1) throw ConfigError("This model only supports single tool-calls at once!");
         const ToolCall& call = message.toolCalls[0];
         beginHeader("assistant", writer);
-        writer.marker("{\"name\": \"").text(call.name).marker("\", \"parameters\": ");
-        writer.text(toPythonJson(parseArguments(call))).marker("}");
+        const bool builtin = format == ChatFormat::Llama31;
+        if (builtin && usesBuiltin(request, call.name)) {
+            writeBuiltinCall(call, writer);
+        } else {
+            writer.marker("{\"name\": \"").text(call.name).marker("\", \"parameters\": ");
+            writer.text(toPythonJson(parseArguments(call))).marker("}");
+        }
+        if (builtin && !request.builtinTools.empty()) {
+            writer.marker("<|eom_id|>");
+            return;
+        }
     }
     end(writer);
 }
 
 }  // namespace
 
-RenderedChat renderLlama(ChatFormat format, const ChatRequest& request) {
-    if (format == ChatFormat::Llama2) return renderLlama2(request);
+RenderedChat renderLlama2(ChatFormat, const ChatRequest& request) {
+    Writer writer;
+    std::string system;
+    for (const ChatMessage& message : request.messages) {
+        const std::string_view content = stripUnicode(message.content);
+        if (message.role == "system") {
+            system = content;
+        } else if (message.role == "user") {
+            writer.marker("<s>").marker("[INST] ");
+            if (!system.empty()) writer.marker("<<SYS>>\n").text(system).marker("\n<</SYS>>\n\n");
+            writer.text(content).marker(" [/INST]");
+            system.clear();
+        } else if (message.role == "assistant") {
+            writer.marker(" ").text(content).marker(" ").marker("</s>");
+        } else {
+            throw ConfigError("this model knows no messages of role {}", message.role);
+        }
+    }
+    return std::move(writer.result);
+}
+
+RenderedChat renderLlama3(ChatFormat format, const ChatRequest& request) {
     Writer writer;
     writer.marker("<|begin_of_text|>");
-    if (format == ChatFormat::Llama31) {
-        for (size_t i = writeLlama31Start(request, writer); i < request.messages.size(); i++) {
-            writeLlama31Message(request.messages[i], writer);
+    if (format != ChatFormat::Llama3) {
+        for (size_t i = writeLlama31Start(format, request, writer); i < request.messages.size(); i++) {
+            writeLlama31Message(format, request, request.messages[i], writer);
         }
     } else {
         for (const ChatMessage& message : request.messages) {

@@ -37,7 +37,7 @@ struct SplitAnswer {
 /// The thoughts from their own field or, as the templates do, from the content around </think>.
 SplitAnswer splitAnswer(const ChatMessage& message);
 
-/// `text` without the line feeds at its left end, right end, both.
+/// `text` without the line feeds at its left or right end.
 std::string_view stripLineFeedsLeft(std::string_view text);
 std::string_view stripLineFeedsRight(std::string_view text);
 
@@ -49,13 +49,24 @@ std::vector<PythonValue> parseTools(const ChatRequest& request);
 const PythonValue& functionOf(const PythonValue& tool);
 
 bool isTool(const ChatRequest& request, size_t index);  ///< message `index` exists and has role tool
+/// The last message of role user.
+std::optional<size_t> lastUserIndex(const ChatRequest& request);
+/// The date that a template with a clock writes.
+CalendarDate dateOf(const ChatRequest& request);
 
-RenderedChat renderGlm4(ChatFormat format, const ChatRequest& request);   // 9b-chat, 0414, Z1
-RenderedChat renderGlm45(ChatFormat format, const ChatRequest& request);  // 4.5, 4.7
+RenderedChat renderGlm4(ChatFormat format, const ChatRequest& request);     // 9b-chat, 0414, Z1
+RenderedChat renderGlmEdge(ChatFormat format, const ChatRequest& request);  // GLM-Edge
+RenderedChat renderGlm45(ChatFormat format, const ChatRequest& request);    // 4.5, 4.5V, 4.7
+RenderedChat renderGlm5(ChatFormat format, const ChatRequest& request);     // 5.2, 5.3-Flash
 RenderedChat renderChatglm(ChatFormat format, const ChatRequest& request);
-RenderedChat renderLlama(ChatFormat format, const ChatRequest& request);
-RenderedChat renderChatml(const ChatRequest& request);
-RenderedChat renderQwen3(const ChatRequest& request);
-RenderedChat renderIntellect3(const ChatRequest& request);
+RenderedChat renderLlama2(ChatFormat format, const ChatRequest& request);
+RenderedChat renderLlama3(ChatFormat format, const ChatRequest& request);  // 3, 3.1, 3.2
+RenderedChat renderChatml(ChatFormat format, const ChatRequest& request);
+RenderedChat renderQwen3(ChatFormat format, const ChatRequest& request);      // Qwen3, 2507 Instruct and Thinking
+RenderedChat renderQwenCoder(ChatFormat format, const ChatRequest& request);  // Qwen3-Coder, INTELLECT-3
+RenderedChat renderDeepseek(ChatFormat format, const ChatRequest& request);   // R1-Distill
+RenderedChat renderMistralV1(ChatFormat format, const ChatRequest& request);  // v1, v1-old
+RenderedChat renderMistralV3(ChatFormat format, const ChatRequest& request);
+RenderedChat renderSolar(ChatFormat format, const ChatRequest& request);
 
 }  // namespace dllama::chat

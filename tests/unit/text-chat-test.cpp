@@ -1,11 +1,13 @@
 #include <gtest/gtest.h>
 
-#include <iostream>
+#include <algorithm>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "base/errors.hpp"
 #include "text-reference.hpp"
 #include "text/chat-format.hpp"
+#include "text/chat-request.hpp"
 #include "text/python-json.hpp"
 
 namespace dllama {
@@ -13,86 +15,123 @@ namespace {
 
 using nlohmann::ordered_json;
 
-ChatFormat formatOfCases(const std::string& name) {
-    return name == "llama-3.1" ? ChatFormat::Llama31 : chatFormatByName(name);
+constexpr CalendarDate kDateOfCases = {2025, 7, 15};
+
+ordered_json readCases(const std::filesystem::path& path) {
+    auto data = ordered_json::parse(test::readText(path));
+    return data.is_object() ? data.at("cases") : data;
 }
 
-std::string contentOf(ChatFormat format, const ordered_json& message) {
-    if (!message.contains("content") || message["content"].is_null()) return "";
-    if (message["content"].is_string()) return message["content"];
-    std::vector<std::string> parts;
-    for (const auto& part : message["content"]) parts.push_back(part.at("text"));
-    return joinContentParts(format, message["role"].get<std::string>(), parts);
-}
-
-/// The request as an OpenAI client sends it.
-ChatRequest requestOf(ChatFormat format, const ordered_json& one) {
-    ChatRequest request;
-    for (const auto& message : one.at("messages")) {
-        ChatMessage out;
-        out.role = message.at("role");
-        out.content = contentOf(format, message);
-        if (message.contains("reasoning_content") && message["reasoning_content"].is_string()) {
-            out.reasoning = message["reasoning_content"].get<std::string>();
-        }
-        if (message.contains("tool_calls") && message["tool_calls"].is_array()) {
-            for (const auto& call : message["tool_calls"]) {
-                out.toolCalls.push_back({call["function"]["name"], call["function"]["arguments"]});
-            }
-        }
-        request.messages.push_back(std::move(out));
-    }
-    if (one.contains("tools") && one["tools"].is_array()) {
-        for (const auto& tool : one["tools"]) request.tools.push_back(tool.dump());
-    }
-    request.addGenerationPrompt = one.at("add_generation_prompt");
-    if (one.at("enable_thinking").is_boolean()) request.enableThinking = one["enable_thinking"].get<bool>();
-    const auto options = one.value("chat_template_kwargs", ordered_json::object());
-    request.clearThinking = options.value("clear_thinking", true);
-    request.toolsInUserMessage = options.value("tools_in_user_message", true);
-    return request;
-}
-
-/// Renders all cases of a family and compares. Returns how many are equal.
-size_t checkCases(const std::string& family, const ordered_json& cases) {
-    const ChatFormat format = formatOfCases(family);
-    size_t equal = 0;
+/// Renders all cases of a family as the client sends them, and compares.
+void checkCases(const std::string& family, const ordered_json& cases) {
+    const ChatFormat format = chatFormatByName(family);
     for (const auto& one : cases) {
         SCOPED_TRACE(family + " " + one.at("name").get<std::string>());
-        const ChatRequest request = requestOf(format, one);
-        if (one.at("rendered").is_null()) {
-            try {
-                renderChat(format, request);
-                ADD_FAILURE() << "this request is to be refused";
-            } catch (const ConfigError& error) {
-                EXPECT_EQ(error.what(), one.at("error").get<std::string>());
-                equal += error.what() == one.at("error").get<std::string>();
-            }
+        const auto render = [&] {
+            ChatRequest request = readChatRequest(format, parseJson(one.dump(), "the case"));
+            request.today = kDateOfCases;
+            return renderChat(format, request).text();
+        };
+        if (one.contains("rendered") && one["rendered"].is_string()) {
+            EXPECT_EQ(render(), one["rendered"].get<std::string>());
             continue;
         }
-        const std::string actual = renderChat(format, request).text();
-        const std::string expected = one.at("rendered");
-        EXPECT_EQ(actual, expected);
-        equal += actual == expected;
+        try {
+            render();
+            ADD_FAILURE() << "this request is to be refused";
+        } catch (const ConfigError& error) {
+            EXPECT_EQ(error.what(), one.at("error").get<std::string>());
+        }
     }
-    return equal;
 }
 
-TEST(ChatFormat, RendersAsTheTemplates) {
-    const auto families = ordered_json::parse(test::readText(DLLAMA_TEST_DATA "/text/chat-cases.json"));
-    ASSERT_EQ(families.size(), 8u);
-    for (const auto& [family, cases] : families.items()) EXPECT_EQ(checkCases(family, cases), cases.size());
+constexpr const char* kFamilies[] = {"chatml",
+                                     "deepseek-r1-distill",
+                                     "glm-4-9b-chat",
+                                     "glm-4.5",
+                                     "glm-4.5v",
+                                     "glm-4.7",
+                                     "glm-4.7-flash",
+                                     "glm-5.2",
+                                     "glm-5.3-flash",
+                                     "glm-edge",
+                                     "glm4-0414",
+                                     "intellect-3",
+                                     "llama-3.1",
+                                     "llama-3.2",
+                                     "llama-3.3",
+                                     "mistral-v1",
+                                     "mistral-v1-old",
+                                     "mistral-v3",
+                                     "qwen3",
+                                     "qwen3-coder",
+                                     "qwen3-coder-gguf",
+                                     "qwen3-instruct-2507",
+                                     "qwen3-thinking-2507",
+                                     "solar-open"};
+
+class ChatFamily : public testing::TestWithParam<const char*> {};
+
+TEST_P(ChatFamily, RendersAsThePublishersTemplate) {
+    const std::string file = std::string("render-").append(GetParam()).append(".json");
+    const ordered_json cases = readCases(std::filesystem::path(DLLAMA_TEST_DATA "/chat") / file);
+    ASSERT_GE(cases.size(), 11u);
+    checkCases(GetParam(), cases);
+}
+INSTANTIATE_TEST_SUITE_P(Published, ChatFamily, testing::ValuesIn(kFamilies), [](const auto& family) {
+    std::string name = family.param;
+    std::replace_if(
+        name.begin(), name.end(), [](char c) { return c == '-' || c == '.'; }, '_');
+    return name;
+});
+
+std::optional<ChatFormat> detectFile(const std::string& name) {
+    return detectChatFormat(test::readText(DLLAMA_TEST_DATA "/chat/templates/" + name));
+}
+
+TEST(ChatFormat, IsToldFromTheTemplatesText) {
+    const ordered_json cases = readCases(DLLAMA_TEST_DATA "/chat/detect.json");
+    ASSERT_GE(cases.size(), 20u);
+    for (const auto& one : cases) {
+        const auto found = detectFile(one.at("template"));
+        ASSERT_TRUE(found.has_value()) << one["template"];
+        EXPECT_EQ(*found, chatFormatByName(one.at("family").get<std::string>())) << one["template"];
+    }
+}
+
+TEST(ChatFormat, TemplatesOfOthersAreNotTaken) {
+    const auto with = [](const char* file, const std::string& from, const std::string& to) {
+        std::string text = test::readText(DLLAMA_TEST_DATA "/chat/templates/" + std::string(file));
+        const size_t at = text.rfind(from);
+        EXPECT_NE(at, std::string::npos) << file;
+        return detectChatFormat(text.replace(at, from.size(), to));
+    };
+    EXPECT_FALSE(detectChatFormat(""));
+    EXPECT_FALSE(detectChatFormat("{{ messages }}"));
+    EXPECT_FALSE(detectChatFormat("{% for m in messages %}[INST]{% endfor %}"));
+    EXPECT_FALSE(detectChatFormat("<|im_start|> enable_thinking"));
+    // The same family with another prompt for its answers is another format.
+    EXPECT_FALSE(with("glm-4.7.jinja", "'<think>' -}}", "'' -}}"));
+    EXPECT_FALSE(with("glm-4.5.jinja", "'\\n<think></think>' if", "'' if"));
+    EXPECT_FALSE(with("qwen3-coder.jinja", "assistant\\n", "assistant\\n<think>"));
+    EXPECT_FALSE(with("qwen3-instruct-2507.jinja", "assistant\\n", "assistant\\n<think>\\n"));
+    EXPECT_FALSE(with("deepseek-r1-distill.jinja", "<think>\\n", ""));
+    EXPECT_FALSE(with("glm-edge.jinja", "<|assistant|>", ""));
 }
 
 TEST(ChatFormat, RendersEveryReferenceCase) {
     const auto shared = test::sharedFolder();
-    if (!shared) GTEST_SKIP() << "the folder ../shared with the reference prompts is absent";
-    for (const char* family :
-         {"chatml", "glm-4-9b-chat", "glm-4.5", "glm-4.7", "glm4-0414", "intellect-3", "llama-3.1", "qwen3"}) {
-        const std::string file = std::string("chat/render-").append(family).append(".json");
-        const auto data = ordered_json::parse(test::readText(*shared / file));
-        const size_t equal = checkCases(family, data.at("cases"));
-        std::cout << family << ": " << equal << " of " << data.at("cases").size() << " prompts equal\n";
+    if (!shared) GTEST_SKIP() << "the folder ../shared with the published templates is absent";
+    for (const auto& one : readCases(*shared / "chat/detect.json")) {
+        const std::string renders = one.at("renders_in");
+        const ordered_json data = ordered_json::parse(test::readText(*shared / "chat" / renders));
+        for (const std::string& text : {test::readText(*shared / "chat" / one.at("template").get<std::string>()),
+                                        data.at("template").get<std::string>()}) {
+            const auto found = detectChatFormat(text);
+            ASSERT_TRUE(found.has_value()) << renders;
+            EXPECT_EQ(*found, chatFormatByName(data.at("family").get<std::string>()));
+        }
+        checkCases(data.at("family"), data.at("cases"));
     }
 }
 
@@ -130,6 +169,12 @@ TEST(ChatFormat, SaysWhetherTheAnswerBeginsWithThoughts) {
     EXPECT_FALSE(inside(ChatFormat::Glm47, false));
     EXPECT_FALSE(inside(ChatFormat::Glm45, std::nullopt));
     EXPECT_FALSE(inside(ChatFormat::Qwen3, std::nullopt));
+    EXPECT_TRUE(inside(ChatFormat::Glm52, std::nullopt));
+    EXPECT_FALSE(inside(ChatFormat::Glm52, false));
+    EXPECT_TRUE(inside(ChatFormat::Glm53Flash, false));
+    EXPECT_TRUE(inside(ChatFormat::Qwen3Thinking2507, false));
+    EXPECT_TRUE(inside(ChatFormat::DeepseekR1Distill, std::nullopt));
+    EXPECT_FALSE(inside(ChatFormat::Qwen3Coder, std::nullopt));
 }
 
 TEST(ChatFormat, RefusesWhatNoTemplateKnows) {
@@ -143,17 +188,31 @@ TEST(ChatFormat, RefusesWhatNoTemplateKnows) {
     EXPECT_THROW(rendered(ChatFormat::Qwen3, {{"user", "q"}, call}), ConfigError);
     EXPECT_THROW(renderChat(ChatFormat::Glm45, {.messages = {{"user", "q"}}, .tools = {"3"}}), ConfigError);
     EXPECT_THROW(chatFormatByName("glm-5"), ConfigError);
-    TokenizerFile file;
-    file.chatFormat = "glm-5";
-    EXPECT_THROW(chatFormatOf(file), FormatError);
+    EXPECT_EQ(chatFormatByName("deepSeek3"), ChatFormat::DeepseekR1Distill);
+    EXPECT_EQ(chatFormatByName("llama3"), ChatFormat::Llama3);
 }
 
-TEST(ChatFormat, ChoosesLlama31ByItsTemplate) {
-    TokenizerFile file;
-    file.chatFormat = "llama3";
-    EXPECT_EQ(chatFormatOf(file), ChatFormat::Llama3);
-    file.chatTemplate = "... Cutting Knowledge Date: ...";
-    EXPECT_EQ(chatFormatOf(file), ChatFormat::Llama31);
+TEST(ChatFormat, ChoosesByTemplateThenByName) {
+    const auto choose = [](const char* name, const std::string& text, bool compared = false, const char* reason = "") {
+        TokenizerFile file;
+        file.chatFormat = name;
+        file.chatTemplate = text;
+        file.chatFormatCompared = compared;
+        file.chatFormatReason = reason;
+        return chooseChatFormat(file);
+    };
+    const std::string qwen3 = test::readText(DLLAMA_TEST_DATA "/chat/templates/qwen3.jinja");
+    EXPECT_EQ(choose("llama3", "").format, ChatFormat::Llama3);
+    EXPECT_EQ(choose("chatml", qwen3).format, ChatFormat::Qwen3);
+    EXPECT_EQ(choose("", qwen3).format, ChatFormat::Qwen3);
+    EXPECT_EQ(choose("chatml", "{{ x }}").format, ChatFormat::None);
+    EXPECT_EQ(choose("chatml", "{{ x }}").reason, "the model's chat template is none of those known here");
+    EXPECT_EQ(choose("chatml", "{{ x }}", true).format, ChatFormat::Chatml);
+    EXPECT_EQ(choose("chatglm3", "{{ x }}").format, ChatFormat::Chatglm3);
+    EXPECT_EQ(choose("", "").reason, "the model has no chat template");
+    EXPECT_EQ(choose("", qwen3, false, "it differs").format, ChatFormat::None);
+    EXPECT_EQ(choose("", qwen3, false, "it differs").reason, "it differs");
+    EXPECT_THROW(choose("glm-5", ""), FormatError);
 }
 
 /// A byte-level tokenizer whose only tokens beyond the bytes are the given markers.
@@ -194,8 +253,11 @@ TEST(ChatFormat, UserTextNeverBecomesAMarker) {
     const std::string tameTool = "{\"type\": \"function\", \"function\": {\"name\": \"f\"}}";
     ChatRequest tame = {.messages = {{"system", "x"}, {"user", "x"}, tameCall, {"tool", "x"}, {"user", "x"}},
                         .tools = {tameTool}};
-    for (ChatFormat format : {ChatFormat::Glm49bChat, ChatFormat::Glm40414, ChatFormat::Glm45, ChatFormat::Glm47,
-                              ChatFormat::Intellect3, ChatFormat::Chatml, ChatFormat::Qwen3}) {
+    for (ChatFormat format :
+         {ChatFormat::Glm49bChat, ChatFormat::Glm40414, ChatFormat::Glm45, ChatFormat::Glm47, ChatFormat::Glm45v,
+          ChatFormat::Glm52, ChatFormat::Glm53Flash, ChatFormat::GlmEdge, ChatFormat::Intellect3,
+          ChatFormat::Qwen3Coder, ChatFormat::Qwen3CoderGguf, ChatFormat::Chatml, ChatFormat::Qwen3,
+          ChatFormat::Qwen3Instruct2507, ChatFormat::Qwen3Thinking2507}) {
         const auto expected = countMarkers(format, tame);
         EXPECT_FALSE(expected.empty());
         EXPECT_EQ(countMarkers(format, evil), expected) << "format " << static_cast<int>(format);

@@ -46,6 +46,8 @@ TokenizerFile fullSample() {
     file.merges = {{'h', 'e'}, {'l', 'l'}, {256, 257}, {258, 'o'}};
     file.prefixIds = {263};
     file.suffixIds = {265, 263};
+    file.chatFormatReason = "what it writes differs";
+    file.chatFormatCompared = true;
     return file;
 }
 
@@ -103,11 +105,11 @@ TEST(TokenizerFile, UnderstandsDistributedLlamasByteLevelFiles) {
                     llama3, {}, tiny));
     EXPECT_EQ(old.eosIds, (std::vector<int>{265, 264}));
     EXPECT_TRUE(old.addBos);
-    EXPECT_EQ(old.chatFormat, "llama3");
+    EXPECT_EQ(old.chatTemplate, llama3);
+    EXPECT_EQ(old.chatFormat, "");
     const std::string chatml = "<|im_start|> enable_thinking";
     const TokenizerFile qwen = parse(legacyBytes(
         {{3, -1}, {0, 1}, {1, size}, {2, 7}, {7, static_cast<int32_t>(chatml.size())}, {9, 1}}, chatml, {265}, tiny));
-    EXPECT_EQ(qwen.chatFormat, "qwen3");
     EXPECT_EQ(qwen.normalizer, "nfc");
     EXPECT_FALSE(qwen.addBos);
     EXPECT_EQ(qwen.patterns[0].find("{1,3}"), std::string::npos);
@@ -120,7 +122,7 @@ TEST(TokenizerFile, UnderstandsDistributedLlamasSentencepieceFiles) {
                     "[INST]", {2}, tiny));
     EXPECT_EQ(file.kind, TokenizerFile::Kind::ScoredPieces);
     EXPECT_EQ(file.special, tiny.special);
-    EXPECT_EQ(file.chatFormat, "llama2");
+    EXPECT_EQ(file.chatFormat, "");
     EXPECT_TRUE(file.addBos);
 }
 
