@@ -222,13 +222,18 @@ void addTokenize(CLI::App& app, int& exitCode) {
 }
 
 void addTemplate(CLI::App& app, int& exitCode) {
-    CLI::App* command = app.add_subcommand("template", "The prompt that a conversation becomes, and nothing else");
+    CLI::App* command = app.add_subcommand("template", "The prompt of a conversation, or the message of an answer");
     const auto o = std::make_shared<TemplateOptions>();
     command->add_option("--tokenizer", o->tokenizer, "Tokenizer file (.t); without it the demo's")->type_name("FILE");
     command->add_option("--family", o->family, "Chat format by name, instead of a tokenizer's")->type_name("NAME");
     command->add_option("--request", o->request, "JSON: messages, tools, add_generation_prompt, chat_template_kwargs")
         ->type_name("FILE");
     command->add_option("--date", o->date, "Today, for templates that write the date")->type_name("YYYY-MM-DD");
+    command->add_option("--parse", o->parse, "Print the message that this generated text is, as JSON")
+        ->type_name("FILE");
+    command->add_option("--tools", o->tools, "With --parse: JSON list of the request's tools")->type_name("FILE");
+    command->add_flag("--think-closed", o->thinkClosed, "With --parse: the prompt did not end inside <think>");
+    command->add_flag("--truncated", o->truncated, "With --parse: the text was cut off by the limit of tokens");
     onChosen(command, exitCode, runTemplate, o);
 }
 

@@ -99,6 +99,10 @@ struct TemplateOptions {
     std::string family;
     std::string request;
     std::string date;
+    std::string parse;
+    std::string tools;
+    bool thinkClosed = false;
+    bool truncated = false;
 };
 
 struct WorkerFlags {

@@ -1,9 +1,11 @@
 #include <charconv>
+#include <nlohmann/json.hpp>
 
 #include "app/options.hpp"
 #include "app/session.hpp"
 #include "base/errors.hpp"
 #include "text/chat-format.hpp"
+#include "text/chat-output.hpp"
 #include "text/chat-request.hpp"
 
 namespace dllama {
@@ -33,13 +35,47 @@ CalendarDate parseDate(const std::string& text) {
     return date;
 }
 
+/// The message that a generated text is, as the API would answer it.
+void printParsed(ChatFormat format, const TemplateOptions& options) {
+    std::vector<std::string> tools;
+    if (!options.tools.empty()) {
+        const PythonValue list = parseJson(readTextFile(options.tools), options.tools);
+        if (list.type != PythonValue::Type::List) throw ConfigError("{} is not a JSON list of tools", options.tools);
+        for (const PythonValue& tool : list.items) tools.push_back(toPythonJson(tool));
+    }
+    // The prompt that belongs to the text tells whether it begins inside a thought.
+    const ChatRequest question = {.messages = {{"user", "?"}}, .tools = tools};
+    ChatOutputParser parser(format, tools, renderChat(format, question).endsInsideThink && !options.thinkClosed);
+    AnswerCollector collector;
+    collector.add(parser.push(readTextFile(options.parse)));
+    collector.add(parser.finish(options.truncated));
+    const ParsedAnswer answer = collector.answer(options.truncated);
+    nlohmann::ordered_json message;
+    message["reasoning_content"] = nullptr;
+    if (answer.reasoning) message["reasoning_content"] = *answer.reasoning;
+    message["content"] = nullptr;
+    if (answer.content) message["content"] = *answer.content;
+    message["tool_calls"] = nlohmann::ordered_json::array();
+    for (const ToolCall& call : answer.calls) {
+        message["tool_calls"].push_back(
+            {{"type", "function"}, {"function", {{"name", call.name}, {"arguments", call.arguments}}}});
+    }
+    message["finish_reason"] = answer.finishReason;
+    fmt::print("{}\n", message.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
 }  // namespace
 
 int runTemplate(const TemplateOptions& options) {
     if (!options.family.empty() && !options.tokenizer.empty())
         throw ConfigError("template takes one of --tokenizer and --family");
-    if (options.request.empty()) throw ConfigError("template needs --request");
+    if (options.request.empty() == options.parse.empty())
+        throw ConfigError("template needs one of --request and --parse");
     const ChatFormat format = chosenFormat(options);
+    if (!options.parse.empty()) {
+        printParsed(format, options);
+        return 0;
+    }
     ChatRequest request = readChatRequest(format, parseJson(readTextFile(options.request), options.request));
     if (!options.date.empty()) request.today = parseDate(options.date);
     const std::string prompt = renderChat(format, request).text();

@@ -1,9 +1,9 @@
 #pragma once
 
-#include <initializer_list>
 #include <span>
 #include <string_view>
 
+#include "text/chat-calls.hpp"
 #include "text/chat-format.hpp"
 
 namespace dllama::chat {
@@ -15,6 +15,9 @@ struct Family {
     RenderedChat (*render)(ChatFormat, const ChatRequest&);
     /// The markers after which a model of the family has said what it had to say.
     std::span<const std::string_view> stops;
+    CallStyle calls = CallStyle::None;
+    /// Where thoughts of an answer begin and end; empty: the family has none.
+    std::string_view thinkOpen = {}, thinkClose = {};
     bool joinsParts = false;            ///< text parts of a message follow each other without a line feed
     bool beginsWithWhiteSpace = false;  ///< answers begin with white space of the template
 };

@@ -28,6 +28,28 @@ def test_prompt_and_nothing_else(family, tmp_path):
             assert case["error"] in result.stderr.decode()
 
 
+@pytest.mark.parametrize(
+    ("style", "family"), [("glm45", "glm-4.5"), ("qwen3_coder", "intellect-3"), ("llama31", "llama-3.2")]
+)
+def test_a_text_is_parsed(style, family, tmp_path):
+    for case in json.loads((CASES / f"parse-{style}.json").read_text(encoding="utf-8"))[::12]:
+        (tmp_path / "text").write_text(case["text"], encoding="utf-8", newline="")
+        flags = []
+        if case.get("tools") and case.get("tool_choice") != "none":
+            (tmp_path / "tools.json").write_text(json.dumps(case["tools"]), encoding="utf-8")
+            flags += ["--tools", tmp_path / "tools.json"]
+        if not case.get("prompt_ended_in_think"):
+            flags.append("--think-closed")
+        if case.get("truncated"):
+            flags.append("--truncated")
+        result = template("--family", family, "--parse", tmp_path / "text", *flags)
+        assert (result.returncode, result.stderr) == (0, b"")
+        message = json.loads(result.stdout)
+        calls = [call["function"] for call in message["tool_calls"]]
+        message["tool_calls"] = [{**call, "arguments": json.loads(call["arguments"])} for call in calls]
+        assert message in [case["expect"], *case.get("also_accept", [])], case["name"]
+
+
 REQUEST = '{"messages": [{"role": "user", "content": "hi"}]}'
 FAULTS = [
     (REQUEST, ["--family", "glm-5"], 'unknown chat format "glm-5", known are none, chatglm'),
