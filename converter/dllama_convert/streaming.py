@@ -24,7 +24,7 @@ from .fp8 import pair_scales
 from .hub import RemoteFile, Repository, open_repository
 from .lora import refuse_adapter
 from .model_file import write_tensor
-from .paths import below, printable
+from .paths import below
 from .tokenizer_file import write_tokenizer
 from .tokenizers import has_tokenizer, load_tokenizer
 

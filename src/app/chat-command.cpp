@@ -1,173 +1,132 @@
 #include <algorithm>
-#include <cerrno>
-#include <iostream>
-#include <random>
+#include <cstdlib>
 
+#include "app/conversation.hpp"
 #include "app/interrupt.hpp"
+#include "app/line-editor.hpp"
 #include "app/options.hpp"
 #include "app/session.hpp"
 #include "base/errors.hpp"
 #include "base/output-file.hpp"
 #include "base/printable.hpp"
-#include "text/chat-format.hpp"
 
 namespace dllama {
 
 namespace {
 
-/// A line from the terminal, of any length; nothing at its end. Ctrl-C at the prompt clears the line.
-std::optional<std::string> readLine(const char* prompt, Interrupt& interrupt) {
-    for (;;) {
-        fmt::print("{}", prompt);
-        std::fflush(stdout);
-        std::string line;
-        if (std::getline(std::cin, line)) return line;
-        if (!interrupt.raised()) return std::nullopt;
-        fmt::print("\n(Ctrl-D ends the chat)\n");
-        interrupt.clear();
-        std::cin.clear();
-    }
-}
+constexpr const char* kHelp =
+    "/clear             begin anew (the system prompt stays)\n"
+    "/system TEXT       set the system prompt; without TEXT none\n"
+    "/think on|off      let the model think first, or not\n"
+    "/regen             another answer to the last question\n"
+    "/stats             tokens and speed\n"
+    "/save FILE         the conversation as JSON, as the API takes it\n"
+    "Ctrl-C stops an answer, Ctrl-D ends the chat.\n";
 
-class Chat {
+/// What a session tells while it starts. Without --verbose only its warnings are printed.
+class StartReport {
   public:
-    Chat(const ChatOptions& options, Session& session)
-        : options_(options),
-          session_(session),
-          choice_(options.chatFormat.empty() ? chooseChatFormat(session.tokenizer().file())
-                                             : ChatChoice{chatFormatByName(options.chatFormat)}),
-          format_(choice_.format),
-          stops_(chatStops(format_, session.tokenizer())) {
-        for (int id : session.stopTokens())
-            if (std::find(stops_.ids.begin(), stops_.ids.end(), id) == stops_.ids.end()) stops_.ids.push_back(id);
-        sampling_ = options.sampling;
-        if (!options.seedGiven) sampling_.seed = std::random_device{}();
+    explicit StartReport(bool verbose) : file_(verbose ? stdout : open_memstream(&text_, &size_)) {}
+    ~StartReport() {
+        if (file_ != stdout) std::fclose(file_);
+        std::free(text_);
     }
-
-    void printStart() const {
-        if (format_ == ChatFormat::None && !choice_.reason.empty())
-            fmt::print("⚠️ {}: the model continues your text (--chat-template names a format)\n", choice_.reason);
-        fmt::print("⭐ Chat template: {}\n", chatFormatName(format_));
-        for (int id : stops_.ids) fmt::print("🛑 Stop: {}\n", printable(session_.tokenizer().piece(id)));
-    }
-
-    void setSystem(const std::string& text) {
-        if (!text.empty()) messages_.push_back({.role = "system", .content = text});
-    }
-
-    /// One turn. Returns false when the context is full.
-    bool answer(const std::string& question, Interrupt& interrupt) {
-        messages_.push_back({.role = "user", .content = question});
-        ChatRequest request{.messages = messages_};
-        if (options_.noThink) request.enableThinking = false;
-        const RenderedChat rendered = renderChat(format_, request);
-        // Without a chat format a first text begins as the tokenizer says a text begins.
-        std::vector<int> tokens = format_ == ChatFormat::None
-                                      ? session_.tokenizer().encode(rendered.text(), SpecialTokens::Parse, true)
-                                      : session_.tokenizer().encode(rendered.segments);
-        Engine& engine = session_.engine();
-        if (tokens.empty()) return true;
-        if (static_cast<int>(tokens.size()) >= engine.maxPositions()) {
-            fmt::print("(end of context)\n");
-            return false;
+    std::FILE* file() const { return file_; }
+    void printWarnings() {
+        std::fflush(file_);
+        std::string_view rest = text_ ? std::string_view(text_, size_) : std::string_view();
+        while (!rest.empty()) {
+            const size_t end = std::min(rest.find('\n'), rest.size());
+            if (rest.starts_with("⚠️")) fmt::print("{}\n", rest.substr(0, end));
+            rest.remove_prefix(std::min(end + 1, rest.size()));
         }
-        sampling_.seed++;
-        int nTokens = static_cast<int>(tokens.size());
-        const int id = engine.submit({std::move(tokens), sampling_, {options_.maxTokens, stops_.ids}});
-        const std::string text = stream(id, interrupt, rendered.endsInsideThink, nTokens);
-        remember(text, rendered.endsInsideThink);
-        if (nTokens >= engine.maxPositions()) {
-            fmt::print("(end of context)\n");
-            return false;
-        }
-        return true;
     }
 
   private:
-    /// Prints the answer as it comes, and counts its tokens; Ctrl-C ends it.
-    std::string stream(int request, Interrupt& interrupt, bool insideThink, int& nTokens) {
-        Engine& engine = session_.engine();
-        StreamDecoder decoder(session_.tokenizer());
-        std::string text;
-        bool started = !answersBeginWithWhiteSpace(format_);
-        const auto show = [&](const std::string& piece) {
-            text += piece;
-            std::string shown = piece;
-            if (!started) {
-                shown.erase(0, shown.find_first_not_of(" \n"));
-                started = !shown.empty();
-            }
-            fmt::print("{}", shown);
-            flushOutput();
-        };
-        if (insideThink) fmt::print("<think>");
-        interrupt.clear();
-        while (engine.running()) {
-            try {
-                for (const TokenEvent& event : engine.step().events) {
-                    nTokens++;
-                    if (event.finish != Finish::StopToken) show(decoder.push(event.token));
-                }
-            } catch (const Interrupted&) {
-                // In the middle of waiting for a lost worker; the next question tries again.
-            }
-            if (!interrupt.raised()) continue;
-            engine.cancel(request);
-            fmt::print(" 🛑");
-            interrupt.clear();
-        }
-        show(decoder.flush());
-        fmt::print("\n");
-        return text;
-    }
-
-    /// The answer as a message: what was thought apart from what was said.
-    void remember(std::string text, bool insideThink) {
-        ChatMessage message;
-        message.role = "assistant";
-        const size_t end = text.find("</think>");
-        if (end != std::string::npos) {
-            const size_t begin = text.find("<think>");
-            const size_t from = begin == std::string::npos || begin > end ? 0 : begin + 7;
-            message.reasoning = text.substr(from, end - from);
-            text.erase(0, end + 8);
-        } else if (insideThink) {
-            message.reasoning = text;
-            text.clear();
-        }
-        if (answersBeginWithWhiteSpace(format_)) text.erase(0, text.find_first_not_of(" \n"));
-        message.content = text;
-        messages_.push_back(message);
-    }
-
-    const ChatOptions& options_;
-    Session& session_;
-    ChatChoice choice_;
-    ChatFormat format_;
-    ChatStops stops_;
-    SamplingParams sampling_;
-    std::vector<ChatMessage> messages_;
+    char* text_ = nullptr;
+    size_t size_ = 0;
+    std::FILE* file_;
 };
+
+void printStart(const Conversation& chat, Session& session, bool verbose) {
+    const ChatChoice& choice = chat.format();
+    const std::string& name = session.arch().config.name;
+    fmt::print("⭐ {}, {} MB of weights, {}, context {} tokens; /help lists the commands\n",
+               name.empty() ? session.arch().config.architecture : name, session.file().bytes() >> 20,
+               session.backend().name(), session.engine().maxPositions());
+    if (choice.format == ChatFormat::None && !choice.reason.empty())
+        fmt::print("⚠️ {}: the model continues your text (--chat-template names a format)\n", choice.reason);
+    if (!verbose) return;
+    fmt::print("⭐ Chat template: {}\n", chatFormatName(choice.format));
+    for (int id : chat.stops().ids) fmt::print("🛑 Stop: {}\n", printable(session.tokenizer().piece(id)));
+    for (const std::string& text : chat.stops().texts) fmt::print("🛑 Stop: {}\n", text);
+}
+
+/// A line that begins with a slash and a word in lower case, other than the switches that some models understand.
+bool isCommand(const std::string& line) {
+    const std::string word = line.substr(0, line.find(' '));
+    if (word.size() < 2 || word[0] != '/' || word == "/nothink" || word == "/no_think") return false;
+    return word.find_first_not_of("abcdefghijklmnopqrstuvwxyz", 1) == std::string::npos;
+}
+
+void runCommand(const std::string& line, Conversation& chat, Interrupt& interrupt) {
+    const size_t space = line.find(' ');
+    const std::string word = line.substr(0, space);
+    const std::string rest = space == std::string::npos ? "" : line.substr(space + 1);
+    if (word == "/help") {
+        fmt::print("{}", kHelp);
+    } else if (word == "/clear") {
+        chat.clear();
+        fmt::print("(a new conversation)\n");
+    } else if (word == "/system") {
+        chat.setSystem(rest);
+        fmt::print("(the system prompt is {})\n", rest.empty() ? "empty" : "set");
+    } else if (word == "/think" && (rest == "on" || rest == "off")) {
+        chat.setThinking(rest == "on");
+        fmt::print("(thinking is {})\n", rest);
+    } else if (word == "/regen") {
+        chat.answerAgain(interrupt);
+    } else if (word == "/stats") {
+        chat.printStats();
+    } else if (word == "/save" && !rest.empty()) {
+        try {
+            chat.save(rest);
+            fmt::print("(saved in {})\n", rest);
+        } catch (const FormatError& error) {
+            fmt::print("({})\n", error.what());
+        }
+    } else {
+        fmt::print("(no such command: {}; /help lists them)\n", line);
+    }
+}
 
 }  // namespace
 
 int runChat(const ChatOptions& options) {
     checkSamplingParams(options.sampling);
-    Session session(options.model, {});
-    Chat chat(options, session);
-    chat.printStart();
+    StartReport report(options.verbose);
+    Session session(options.model, {.status = report.file()});
+    report.printWarnings();
+    Conversation chat(options, session);
+    printStart(chat, session, options.verbose);
     Interrupt interrupt;
-    if (!options.system.empty()) {
+    LineEditor editor(interrupt);
+    if (options.systemGiven) {
         chat.setSystem(options.system);
     } else {
-        const std::optional<std::string> system = readLine("💻 System prompt (optional): ", interrupt);
+        const std::optional<std::string> system = editor.read("💻 System prompt (optional)\n> ");
         if (!system) return 0;
         chat.setSystem(*system);
     }
-    while (const std::optional<std::string> question = readLine("\n👱 User\n> ", interrupt)) {
+    while (const std::optional<std::string> question = editor.read("\n👱 User\n> ")) {
         if (question->empty()) continue;
+        if (isCommand(*question)) {
+            runCommand(*question, chat, interrupt);
+            continue;
+        }
         fmt::print("\n🤖 Assistant\n");
-        if (!chat.answer(*question, interrupt)) return 0;
+        flushOutput();
+        chat.ask(*question, interrupt);
     }
     fmt::print("\n");
     return 0;

@@ -152,13 +152,17 @@ void addChat(CLI::App& app, int& exitCode) {
     CLI::App* command = app.add_subcommand("chat", "Talk to the model; Ctrl-C stops an answer, Ctrl-D ends the chat");
     const auto o = std::make_shared<ChatOptions>();
     addModelFlags(*command, o->model);
-    command->add_option("--system", o->system, "System prompt; without it you are asked")->type_name("TEXT");
+    CLI::Option* system =
+        command->add_option("--system", o->system, "System prompt, \"\" for none; without it you are asked")
+            ->type_name("TEXT");
+    command->add_flag("--verbose", o->verbose, "Say all there is to know about model and machine");
     command->add_option("--chat-template", o->chatFormat, "Chat format; without it the tokenizer's")->type_name("NAME");
     command->add_option("--max-tokens", o->maxTokens, "Longest answer")->type_name("N");
     command->add_flag("--no-think", o->noThink, "Ask the model to answer without thinking first");
     addSamplingFlags(*command, o->sampling);
     CLI::Option* seed = addSeed(*command, o->sampling);
-    command->callback([&exitCode, o, seed] {
+    command->callback([&exitCode, o, seed, system] {
+        o->systemGiven = system->count() > 0;
         o->seedGiven = seed->count() > 0;
         exitCode = runChat(*o);
     });

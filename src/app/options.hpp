@@ -51,6 +51,8 @@ struct ChatOptions {
     SamplingParams sampling;
     bool seedGiven = false;
     std::string system;
+    bool systemGiven = false;  // an empty one means none
+    bool verbose = false;
     std::string chatFormat;  // empty: the tokenizer's
     int maxTokens = -1;
     bool noThink = false;

@@ -61,12 +61,13 @@ int Sampler::sample(std::span<float> logits, std::span<const int> history) {
     candidates_.resize(n);
     for (size_t i = 0; i < n; i++) {
         if (std::isnan(logits[i])) throw Error("{}", kNotNumbers);
-        candidates_[i] = {logits[i] / params_.temperature, static_cast<int>(i)};
+        candidates_[i] = {logits[i], static_cast<int>(i)};
     }
     const bool limited = params_.topK > 0 && static_cast<size_t>(params_.topK) < n;
     const size_t kept = limited ? static_cast<size_t>(params_.topK) : n;
     std::partial_sort(candidates_.begin(), candidates_.begin() + kept, candidates_.end());
     candidates_.resize(kept);
+    divideByTemperature();
     return draw(true, 0.0).value();
 }
 
@@ -98,13 +99,19 @@ std::optional<int> Sampler::sampleTop(std::span<const float> parts, int nTop) {
     double total = 0.0;
     for (size_t at = 0; at < parts.size(); at += cols)
         total += parts[at + 1] * std::exp((double{parts[at]} - candidates_[0].weight) / temperature);
-    for (Candidate& candidate : candidates_) candidate.weight /= temperature;
+    divideByTemperature();
     const auto limit = static_cast<size_t>(params_.topK);
     if (limit > 0 && limit <= candidates_.size()) {
         candidates_.resize(limit);
         return draw(true, 0.0);
     }
     return limit > 0 && untold ? std::nullopt : draw(!untold, total);
+}
+
+void Sampler::divideByTemperature() {
+    // The largest becomes 0 before the division: a temperature near 0 would make it infinite.
+    const float largest = candidates_[0].weight;
+    for (Candidate& candidate : candidates_) candidate.weight = (candidate.weight - largest) / params_.temperature;
 }
 
 std::optional<int> Sampler::draw(bool complete, double total) {

@@ -45,6 +45,8 @@ class Sampler {
         }
     };
 
+    /// Logits, the largest first, become (logit - largest) / temperature.
+    void divideByTemperature();
     /// Draws from candidates_: logits divided by the temperature, the likeliest first. Unless they are `complete`, more
     /// tokens could be drawn, and `total` is the sum of exp(weight - largest weight) over all of them; nothing is drawn
     /// if it may have to be one of those.

@@ -104,7 +104,8 @@ class ChatOutputParser::State {
     }
 
     void emitContent(string_view text) {
-        if (!hasContent_ && style_ != CallStyle::LlamaJson) text = chat::stripLineFeedsLeft(text);
+        const bool asIs = style_ == CallStyle::LlamaJson || family_.format == ChatFormat::None;
+        if (!hasContent_ && !asIs) text = chat::stripLineFeedsLeft(text);
         if (text.empty()) return;
         hasContent_ = true;
         sinceCall_ = true;

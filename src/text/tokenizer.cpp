@@ -23,26 +23,45 @@ bool isParsed(std::string_view text) {
                         [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); });
 }
 
+/// A mark of turns, thoughts or tools. What is neither (a word that a fine-tune added, GLM's /nothink that users are
+/// told to type) is a token in any text.
+bool isControl(std::string_view text) {
+    constexpr std::string_view kTags[] = {"think",     "tool_call", "tool_response", "tools", "arg_key",
+                                          "arg_value", "function",  "parameter",     "s",     "sop",
+                                          "eop",       "unk",       "pad",           "mask"};
+    if (text.starts_with("<|") || text.starts_with("<｜") || text.starts_with('[')) return true;
+    if (text.size() < 3 || text.front() != '<' || text.back() != '>') return false;
+    text = text.substr(1, text.size() - 2);
+    if (text.starts_with('/')) text.remove_prefix(1);
+    return std::find(std::begin(kTags), std::end(kTags), text) != std::end(kTags);
+}
+
 }  // namespace
 
 struct Tokenizer::Parts {
     explicit Parts(TokenizerFile source);
 
+    using TokensByFirstByte = std::array<std::vector<const SpecialToken*>, 256>;
+
+    /// Text in which only added tokens that are no control tokens are found.
     void encodePlain(std::string_view text, BpeMerger::Scratch& scratch, std::vector<int>& ids) const;
-    const SpecialToken* specialAt(std::string_view text) const;
+    void encodeWords(std::string_view text, BpeMerger::Scratch& scratch, std::vector<int>& ids) const;
     /// Calls plain(text) and special(id) for the parts of `text` in order.
     template <typename Plain, typename Special>
-    void parse(std::string_view text, const Plain& plain, const Special& special) const;
+    static void parse(const TokensByFirstByte& tokens, std::string_view text, const Plain& plain,
+                      const Special& special);
 
     TokenizerFile file;
     std::vector<bool> hidden;
     std::vector<bool> inSpecialList;
     std::vector<bool> eos;
     std::unordered_map<std::string_view, int> specialIds;
-    std::array<std::vector<const SpecialToken*>, 256> specialByFirstByte;  // longest first
-    std::optional<BpeMerger> merger;                                       // Bpe, ScoredPieces
-    std::optional<PreTokenizer> splitter;                                  // Bpe
-    std::optional<SentencePieceModel> sentencePiece;                       // SentencePiece
+    TokensByFirstByte specialByFirstByte;  // longest first
+    TokensByFirstByte addedByFirstByte;    // of these, what is found in any text
+    bool hasAdded = false;
+    std::optional<BpeMerger> merger;                  // Bpe, ScoredPieces
+    std::optional<PreTokenizer> splitter;             // Bpe
+    std::optional<SentencePieceModel> sentencePiece;  // SentencePiece
     bool addsBlank = false;
 };
 
@@ -56,11 +75,18 @@ Tokenizer::Parts::Parts(TokenizerFile source) : file(std::move(source)) {
         inSpecialList[id] = true;
         if (token.special) hidden[id] = true;
         specialIds.emplace(token.text, token.id);
-        if (isParsed(token.text)) specialByFirstByte[static_cast<uint8_t>(token.text[0])].push_back(&token);
+        if (!isParsed(token.text)) continue;
+        const auto first = static_cast<uint8_t>(token.text[0]);
+        specialByFirstByte[first].push_back(&token);
+        if (token.special || isControl(token.text)) continue;
+        addedByFirstByte[first].push_back(&token);
+        hasAdded = true;
     }
-    for (auto& tokens : specialByFirstByte) {
-        std::stable_sort(tokens.begin(), tokens.end(),
-                         [](const auto* a, const auto* b) { return a->text.size() > b->text.size(); });
+    for (auto* list : {&specialByFirstByte, &addedByFirstByte}) {
+        for (auto& tokens : *list) {
+            std::stable_sort(tokens.begin(), tokens.end(),
+                             [](const auto* a, const auto* b) { return a->text.size() > b->text.size(); });
+        }
     }
     if (file.bosId >= 0) hidden[static_cast<size_t>(file.bosId)] = true;
     for (int id : file.eosIds) hidden[static_cast<size_t>(id)] = eos[static_cast<size_t>(id)] = true;
@@ -94,6 +120,13 @@ Tokenizer::Parts::Parts(TokenizerFile source) : file(std::move(source)) {
 }
 
 void Tokenizer::Parts::encodePlain(std::string_view text, BpeMerger::Scratch& scratch, std::vector<int>& ids) const {
+    if (!hasAdded) return encodeWords(text, scratch, ids);
+    parse(
+        addedByFirstByte, text, [&](std::string_view part) { encodeWords(part, scratch, ids); },
+        [&](int id) { ids.push_back(id); });
+}
+
+void Tokenizer::Parts::encodeWords(std::string_view text, BpeMerger::Scratch& scratch, std::vector<int>& ids) const {
     if (text.empty()) return;
     switch (file.kind) {
         case Kind::Bpe: {
@@ -114,25 +147,21 @@ void Tokenizer::Parts::encodePlain(std::string_view text, BpeMerger::Scratch& sc
     }
 }
 
-const SpecialToken* Tokenizer::Parts::specialAt(std::string_view text) const {
-    for (const SpecialToken* token : specialByFirstByte[static_cast<uint8_t>(text[0])]) {
-        if (text.starts_with(token->text)) return token;
-    }
-    return nullptr;
-}
-
 template <typename Plain, typename Special>
-void Tokenizer::Parts::parse(std::string_view text, const Plain& plain, const Special& special) const {
+void Tokenizer::Parts::parse(const TokensByFirstByte& tokens, std::string_view text, const Plain& plain,
+                             const Special& special) {
     size_t done = 0;
     for (size_t i = 0; i < text.size();) {
-        const SpecialToken* token = specialAt(text.substr(i));
-        if (!token) {
+        const auto& here = tokens[static_cast<uint8_t>(text[i])];
+        const auto found = std::find_if(here.begin(), here.end(),
+                                        [&](const auto* token) { return text.substr(i).starts_with(token->text); });
+        if (found == here.end()) {
             i++;
             continue;
         }
         plain(text.substr(done, i - done));
-        special(token->id);
-        i += token->text.size();
+        special((*found)->id);
+        i += (*found)->text.size();
         done = i;
     }
     plain(text.substr(done));
@@ -156,7 +185,7 @@ std::vector<int> Tokenizer::encode(std::string_view text, SpecialTokens mode, bo
     BpeMerger::Scratch scratch;
     const auto plain = [&](std::string_view part) { parts_->encodePlain(part, scratch, ids); };
     if (mode == SpecialTokens::Parse) {
-        parts_->parse(text, plain, [&](int id) { ids.push_back(id); });
+        Parts::parse(parts_->specialByFirstByte, text, plain, [&](int id) { ids.push_back(id); });
     } else {
         plain(text);
     }
@@ -183,8 +212,8 @@ std::vector<int> Tokenizer::encode(std::span<const TextSegment> segments) const 
         } else if (const auto id = specialId(segment.text)) {
             special(*id);
         } else {
-            parts_->parse(
-                segment.text, [&](std::string_view part) { waiting += part; }, special);
+            Parts::parse(
+                parts_->specialByFirstByte, segment.text, [&](std::string_view part) { waiting += part; }, special);
         }
         if (segment.separate) finish();
     }
@@ -230,12 +259,19 @@ const TokenizerFile& Tokenizer::file() const {
     return parts_->file;
 }
 
+void StreamDecoder::keep(std::span<const std::string_view> marks) {
+    for (std::string_view mark : marks) {
+        if (const auto id = tokenizer_.specialId(mark)) kept_.push_back(*id);
+    }
+}
+
 std::string StreamDecoder::push(int id) {
     const std::string_view piece = tokenizer_.piece(id);
     if (tokenizer_.isSpecial(id)) {
         std::string text = take(true);
         atStart_ = true;
-        if (keepSpecial_ || !tokenizer_.isHidden(id)) text += piece;
+        const bool kept = std::find(kept_.begin(), kept_.end(), id) != kept_.end();
+        if (keepSpecial_ || kept || !tokenizer_.isHidden(id)) text += piece;
         return text;
     }
     pending_ += atStart_ && tokenizer_.addsBlank() && piece.starts_with(' ') ? piece.substr(1) : piece;

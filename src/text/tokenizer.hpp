@@ -11,7 +11,8 @@
 
 namespace dllama {
 
-/// Whether the texts of special tokens inside a text become those tokens. What a user typed is never parsed.
+/// Whether the texts of special tokens inside a text become those tokens. What a user typed is never parsed. Added
+/// tokens that control nothing (special false, and no mark of turns, thoughts or tools) are found in any text.
 enum class SpecialTokens { Never, Parse };
 
 /// A part of a prompt.
@@ -82,6 +83,8 @@ class StreamDecoder {
     explicit StreamDecoder(const Tokenizer& tokenizer, bool textStart = true, bool keepSpecial = false)
         : tokenizer_(tokenizer), atStart_(textStart), keepSpecial_(keepSpecial) {}
 
+    /// Print the special tokens with these texts as well: marks that a reader of the answer needs to see.
+    void keep(std::span<const std::string_view> marks);
     /// The text that is complete with this token; may be empty.
     std::string push(int id);
     /// What is left at the end: U+FFFD for the beginning of a character, else nothing.
@@ -93,6 +96,7 @@ class StreamDecoder {
     const Tokenizer& tokenizer_;
     bool atStart_;
     bool keepSpecial_;
+    std::vector<int> kept_;
     std::string pending_;
 };
 

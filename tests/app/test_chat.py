@@ -1,0 +1,132 @@
+"""dllama chat on a terminal, driven by a script."""
+
+import os
+import pathlib
+import pty
+import select
+import subprocess
+import termios
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PROGRAM = os.environ["DLLAMA_PROGRAM"]
+DEMO = ["--model", str(ROOT / "models/demo/demo-q40.m"), "--tokenizer", str(ROOT / "models/demo/demo.t")]
+CHAT = [PROGRAM, "chat", *DEMO, "--temperature", "0", "--max-tokens", "4"]
+PROMPT = "User\r\n"
+
+
+class Terminal:
+    def __init__(self, *flags, env=None):
+        self.master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            [*CHAT, *flags],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=lambda: __import__("fcntl").ioctl(0, termios.TIOCSCTTY, 0),
+            env={**os.environ, "TERM": "xterm", "LC_ALL": "C.UTF-8", **(env or {})},
+        )
+        os.close(slave)
+        self.seen = ""
+
+    def expect(self, text, timeout=60):
+        """What was printed up to `text`, which is taken away with it."""
+        end = time.monotonic() + timeout
+        while text not in self.seen:
+            assert time.monotonic() < end, f"{text!r} did not come, but {self.seen[-2000:]!r}"
+            if select.select([self.master], [], [], 0.2)[0]:
+                try:
+                    self.seen += os.read(self.master, 65536).decode(errors="replace")
+                except OSError:
+                    raise AssertionError(f"the chat ended before {text!r}: {self.seen[-2000:]!r}") from None
+        before, self.seen = self.seen.split(text, 1)
+        return before
+
+    def send(self, data):
+        os.write(self.master, data if isinstance(data, bytes) else data.encode())
+
+    def ends(self):
+        """The exit code after Ctrl-D. A terminal that nobody reads would keep the program waiting."""
+        self.send("\x04")
+        end = time.monotonic() + 30
+        while self.process.poll() is None and time.monotonic() < end:
+            if select.select([self.master], [], [], 0.1)[0]:
+                try:
+                    self.seen += os.read(self.master, 65536).decode(errors="replace")
+                except OSError:
+                    break
+        return self.process.wait(5)
+
+
+@pytest.fixture
+def chat():
+    terminal = Terminal("--system", "")
+    terminal.expect(PROMPT)
+    yield terminal
+    terminal.process.kill()
+    os.close(terminal.master)
+
+
+def test_empty_system_is_not_asked_for(chat):
+    assert "System prompt" not in chat.seen
+    assert chat.ends() == 0
+
+
+def test_one_line_at_the_start():
+    terminal = Terminal("--system", "")
+    start = terminal.expect(PROMPT)
+    assert start.count("⭐") == 1
+    assert "RegularVocabSize" not in start
+    assert terminal.ends() == 0
+
+
+def test_carriage_returns_are_no_text(tmp_path):
+    outputs = []
+    for text in ("Once upon a time\n\n/stats\n", "Once upon a time\r\n\r\n/stats\r\n"):
+        result = subprocess.run([*CHAT, "--system", ""], input=text.encode(), capture_output=True, timeout=60)
+        assert result.returncode == 0
+        outputs.append([line for line in result.stdout.decode().splitlines() if "tokens/s" not in line])
+    assert outputs[0] == outputs[1]
+    assert sum("Assistant" in line for line in outputs[0]) == 1
+
+
+def test_long_questions_are_told_and_the_chat_goes_on(chat):
+    chat.send("\x1b[200~" + "word and " * 670 + "\x1b[201~\r")
+    said = chat.expect("is not sent")
+    assert "of 1024 tokens of context" in said
+    chat.expect(PROMPT)
+    chat.send("Once\r")
+    chat.expect("Assistant")
+    chat.expect(PROMPT)
+    assert chat.ends() == 0
+
+
+def test_ctrl_c_begins_the_line_anew(chat):
+    chat.send("nonsense\x03")
+    chat.expect("Ctrl-D ends the chat")
+    chat.send("/stats\r")
+    chat.expect("tokens of context")
+    assert chat.ends() == 0
+
+
+def test_pasted_lines_are_one_question(chat):
+    chat.send("\x1b[200~Once upon\ra time\r\x1b[201~")
+    chat.send("\r")
+    chat.expect("Assistant")
+    chat.expect(PROMPT)
+    assert "Assistant" not in chat.seen
+    chat.send("/save /dev/stdout\r")
+    assert r"Once upon\na time" in chat.expect("(saved")
+    assert chat.ends() == 0
+
+
+def test_latin_1_bytes_are_letters(chat):
+    chat.send(b"caf\xe9\r")
+    chat.expect("Assistant")
+    chat.expect(PROMPT)
+    chat.send("/save /dev/stdout\r")
+    assert "café" in chat.expect("(saved")
+    assert chat.ends() == 0
