@@ -33,9 +33,9 @@ class Run:
     prompt_rate: float = 0.0
     answer_rate: float = 0.0
     step: float = 0.0
-    meeting: float = 0.0  # of the step, spent in collectives with the other hosts
+    collectives: float = 0.0  # of the step, spent in collectives with the other hosts
     wire: float | None = None  # of that, what the line needs if nobody is waited for
-    prompt_meeting: float = 0.0  # share of the prompt's time
+    prompt_collectives: float = 0.0  # share of the prompt's time
     received_kb: float = 0.0  # by the root in a step
     nodes: list[tuple[str, ...]] = field(default_factory=list)  # what each said of itself: see NODE_COLUMNS
     lan_report: str = ""
@@ -135,14 +135,14 @@ def read_output(text: str, ours: bool) -> Run:
     if not answer or len(rates) != 2:
         raise Failed(f"the output is not that of a finished run:\n{text[-800:]}")
     result = Run(prompt_rate=rates[0], answer_rate=rates[1], step=1000.0 / rates[1], nodes=NODE.findall(text))
-    result.meeting = sum(step[2] for step in answer) / len(answer)
+    result.collectives = sum(step[2] for step in answer) / len(answer)
     result.received_kb = sum(step[3] for step in answer) / len(answer)
     whole = sum(step[1] + (0 if ours else step[2]) for step in prompt)
-    result.prompt_meeting = sum(step[2] for step in prompt) / max(whole, 1)
+    result.prompt_collectives = sum(step[2] for step in prompt) / max(whole, 1)
     line, layers = LINE.search(text), LAYERS.search(text)
     if line and layers:
         # Two all-reduces a layer and one for the logits.
         latency, rate = int(line[1]), max(int(line[2]), 1)
         needed = ((2 * int(layers[1]) + 1) * latency + result.received_kb * 1024 / rate) / 1000
-        result.wire = min(needed, result.meeting)
+        result.wire = min(needed, result.collectives)
     return result

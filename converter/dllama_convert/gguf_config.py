@@ -52,13 +52,13 @@ def read_config(file: GgufFile, checkpoint: GgufCheckpoint) -> HfConfig:
     if file.architecture == "llama" and file.get("{arch}.expert_count"):
         raise ConversionError(f"{file.path}: a llama with experts (Mixtral) is not supported")
     if file.architecture in ("glm4moe", "qwen3moe"):
-        fields |= _mixture(file, names)
+        fields |= _moe(file, names)
     elif file.get("{arch}.nextn_predict_layers"):
         raise ConversionError(f"{file.path}: next-token layers of a dense model are not supported")
     return HfConfig(file.path, fields, {"eos_token_id": eos_ids(file)})
 
 
-def _mixture(file: GgufFile, names: set[str]) -> dict:
+def _moe(file: GgufFile, names: set[str]) -> dict:
     fields = {
         "num_experts_per_tok": file.need("{arch}.expert_used_count"),
         "moe_intermediate_size": file.need("{arch}.expert_feed_forward_length"),

@@ -66,7 +66,7 @@ void addClusterFlags(CLI::App& command, ClusterFlags& c) {
         ->capture_default_str();
     command
         .add_option("--collectives", c.collectives,
-                    "How ranks add up: tcp, nccl, peer (in each other's GPU memory), or auto")
+                    "How ranks all-reduce: tcp, nccl, peer (in each other's GPU memory), or auto")
         ->type_name("HOW")
         ->check(CLI::IsMember({"auto", "tcp", "nccl", "peer"}))
         ->capture_default_str();

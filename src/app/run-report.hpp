@@ -11,7 +11,7 @@ namespace dllama {
 void printEvaluated(const StepReport& step);
 void printPredicted(const StepReport& step, const std::string& piece);
 
-/// Sums of a run and its closing tables.
+/// Totals of a run and its closing tables.
 class RunReport {
   public:
     void add(const StepReport& step);

@@ -35,7 +35,7 @@ struct Batch {
     std::vector<int32_t> blockTables;    // (nSequences, maxBlocks) physical block of each kKvBlockPositions positions
     std::vector<int32_t> outputRows;     // (nOutputs) ascending; the tokens whose logits are wanted
 
-    /// The ranks compute one half of the tokens while the sums of the other half are on their way (Decoder).
+    /// The tokens go in two microbatches: one is computed during the all-reduce of the other (Decoder).
     bool microbatched = false;
 
     /// So many of the best logits of each output row, and of each rank's part of it, are looked for at once; 0: none.

@@ -34,7 +34,7 @@ struct ClusterSetup {
     uint64_t planHash = 0;
     DecoderLimits limits;
     Wire wire = Wire::Q80;
-    /// How the ranks add up, and by what name they find each other (DeviceCollectives).
+    /// How the ranks all-reduce, and by what name their devices find each other (DeviceCollectives).
     Collectives collectives = Collectives::Tcp;
     std::string rendezvous;
     /// Of each rank: its number in the greetings (0 is the root, the others by the order they are listed in) and where

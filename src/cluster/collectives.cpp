@@ -10,7 +10,7 @@ namespace dllama {
 
 namespace {
 
-/// Why these ranks cannot add up on their GPUs at all; empty if nothing is in the way.
+/// Why these ranks cannot all-reduce on their GPUs at all; empty if nothing is in the way.
 std::string sharedObstacle(const std::vector<DeviceIdentity>& devices, const std::vector<std::string>& names) {
     for (size_t a = 0; a < devices.size(); a++) {
         if (devices[a].gpu.empty()) return fmt::format("{} computes without a GPU", names[a]);

@@ -38,7 +38,7 @@ struct ModelConfig {
     std::string hiddenAct = "silu";
     std::vector<int> eosTokenIds;
 
-    // Mixtures of experts (nRoutedExperts > 0).
+    // MoE (nRoutedExperts > 0).
     int nRoutedExperts = 0;
     int nExpertsPerToken = 0;
     int nSharedExperts = 0;

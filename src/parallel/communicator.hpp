@@ -7,7 +7,7 @@
 
 namespace dllama {
 
-/// How the ranks of a cluster meet in the middle of a step. Every rank makes the same calls in the same order. Throws
+/// The collectives of a step. Every rank makes the same calls in the same order. Throws
 /// PeerLost when another rank does not answer in time.
 class Communicator {
   public:

@@ -11,12 +11,12 @@
 /// sees such devices only by what is declared here.
 namespace dllama {
 
-/// How ranks add up: through the network between the hosts, by NCCL, or in each other's memory.
+/// How ranks all-reduce: through the network between the hosts, by NCCL, or in each other's memory.
 enum class Collectives { Tcp, Nccl, Peer };
-/// The most ranks that add up in each other's memory: everyone sends everything to all.
+/// The most ranks that all-reduce in each other's memory: everyone sends everything to all.
 constexpr int kMaxPeerRanks = 8;
 
-/// What a node says of its device, so that the root can choose how the ranks add up. All empty: a CPU.
+/// What a node says of its device, so that the root can choose how the ranks all-reduce. All empty: a CPU.
 struct DeviceIdentity {
     std::string gpu;      // the GPU's UUID
     std::string host;     // the running system it is in
