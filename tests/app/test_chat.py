@@ -50,9 +50,13 @@ class Terminal:
 
     def ends(self):
         """The exit code after Ctrl-D. A terminal that nobody reads would keep the program waiting."""
-        self.send("\x04")
         end = time.monotonic() + 30
+        again = 0.0
         while self.process.poll() is None and time.monotonic() < end:
+            # The key is lost if it comes while the line editor takes the terminal over; a person presses it again.
+            if time.monotonic() >= again:
+                self.send("\x04")
+                again = time.monotonic() + 2
             if select.select([self.master], [], [], 0.1)[0]:
                 try:
                     self.seen += os.read(self.master, 65536).decode(errors="replace")

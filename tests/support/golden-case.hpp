@@ -11,9 +11,9 @@
 namespace dllama::test {
 
 /// Largest difference of a logit from the recorded one: float32 against float32 with other orders of summation. Seen:
-/// 8e-6 with the plain reference, 1e-5 with each CPU instruction set. The KV cache must be F32, as it is by default for
+/// up to 2.3e-5 (Solar-Open), 1e-5 with most models. The KV cache must be F32, as it is by default for
 /// F32 weights: in F16 it alone moves these logits by up to 0.003, and experts with it.
-constexpr double kLogitTolerance = 2e-5;
+constexpr double kLogitTolerance = 3e-5;
 
 /// Reference results of a tiny model: tests/data/golden/<name>/golden.json and logits.f32.
 struct GoldenPrompt {
