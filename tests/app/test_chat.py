@@ -14,7 +14,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAM = os.environ["DLLAMA_PROGRAM"]
 DEMO = ["--model", str(ROOT / "models/demo/demo-q40.m"), "--tokenizer", str(ROOT / "models/demo/demo.t")]
 CHAT = [PROGRAM, "chat", *DEMO, "--temperature", "0", "--max-tokens", "4"]
-PROMPT = "User\r\n"
+# The line editor has taken the terminal over when it shows its prompt; keys that come before it may be lost.
+PROMPT = "\x1b[?2004h> "
 
 
 class Terminal:

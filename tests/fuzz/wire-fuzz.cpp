@@ -14,6 +14,7 @@
 
 #include "base/errors.hpp"
 #include "cluster/cluster-setup.hpp"
+#include "cluster/memory-plan.hpp"
 #include "json-mutator.hpp"
 #include "net/batch-codec.hpp"
 #include "net/frame.hpp"
