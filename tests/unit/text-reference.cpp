@@ -10,6 +10,8 @@
 #include <stdexcept>
 #include <unordered_map>
 
+#include "sentencepiece-sample.hpp"
+
 namespace dllama::test {
 namespace {
 
@@ -39,13 +41,19 @@ std::string fromBase64(const std::string& text) {
     return bytes;
 }
 
+/// Names the ids up to `id` that have no token: a special token lies far behind the others, and the tokenizers of
+/// tests/data lack what their encodings do not use.
+void nameUnused(TokenizerFile& file, size_t id) {
+    while (file.vocab.size() < id) file.vocab.push_back(fmt::format("<|unused_{}|>", file.vocab.size()));
+}
+
 void readTiktoken(const Path& path, TokenizerFile& file) {
     std::ifstream in(path);
     for (std::string text; in >> text;) {
-        int id = 0;
+        size_t id = 0;
         in >> id;
-        if (static_cast<size_t>(id) != file.vocab.size())
-            throw std::runtime_error("ids out of order in " + path.string());
+        if (id < file.vocab.size()) throw std::runtime_error("ids out of order in " + path.string());
+        nameUnused(file, id);
         file.vocab.push_back(fromBase64(text));
     }
     file.kind = TokenizerFile::Kind::Bpe;
@@ -75,9 +83,9 @@ std::string fromPrintable(const std::string& text) {
 
 void readGpt2(const Path& folder, TokenizerFile& file) {
     const auto vocab = nlohmann::json::parse(readText(folder / "vocab.json"));
-    file.vocab.resize(vocab.size());
     std::unordered_map<std::string, uint32_t> idOf;
     for (const auto& [token, id] : vocab.items()) {
+        nameUnused(file, id.get<size_t>() + 1);
         file.vocab[id.get<size_t>()] = fromPrintable(token);
         idOf[token] = id.get<uint32_t>();
     }
@@ -92,9 +100,58 @@ void readGpt2(const Path& folder, TokenizerFile& file) {
     file.normalizer = "nfc";
 }
 
+uint64_t readVarint(const std::string& bytes, size_t& at) {
+    uint64_t value = 0;
+    for (int shift = 0;; shift += 7) {
+        const auto byte = static_cast<unsigned char>(bytes.at(at++));
+        value |= static_cast<uint64_t>(byte & 0x7F) << shift;
+        if (byte < 0x80) return value;
+    }
+}
+
+/// The number in field 200 of a piece, if it has one.
+std::optional<uint64_t> ownId(const std::string& piece) {
+    for (size_t at = 0; at < piece.size();) {
+        const uint64_t key = readVarint(piece, at);
+        if (key == 200 << 3) return readVarint(piece, at);
+        switch (key & 7) {
+            case 0:
+                readVarint(piece, at);
+                break;
+            case 2:
+                at += readVarint(piece, at);
+                break;
+            default:
+                at += 4;
+        }
+    }
+    return std::nullopt;
+}
+
+/// A model of tests/data lacks pieces and says of the others which id they have (field 200 of the piece, reduce.py):
+/// between them go unused pieces. A whole model comes back as it is.
+std::string withAllIds(const std::string& model) {
+    std::string whole;
+    size_t nPieces = 0;
+    for (size_t at = 0; at < model.size();) {
+        const size_t start = at;
+        const uint64_t key = readVarint(model, at);
+        const size_t size = readVarint(model, at);
+        const std::string field = model.substr(at, size);
+        at += size;
+        if (key == (1 << 3 | 2)) {
+            const uint64_t id = ownId(field).value_or(nPieces);
+            for (; nPieces < id; nPieces++) whole += protoPiece(fmt::format("<|unused_{}|>", nPieces), 0, 5);
+            nPieces++;
+        }
+        whole += model.substr(start, at - start);
+    }
+    return whole;
+}
+
 void readSentencePiece(const Path& path, TokenizerFile& file) {
     file.kind = TokenizerFile::Kind::SentencePiece;
-    file.model = readText(path);
+    file.model = withAllIds(readText(path));
     sentencepiece::SentencePieceProcessor processor;
     if (!processor.LoadFromSerializedProto(file.model).ok()) throw std::runtime_error("cannot read " + path.string());
     for (int id = 0; id < processor.GetPieceSize(); id++) {
@@ -107,9 +164,7 @@ void readSentencePiece(const Path& path, TokenizerFile& file) {
 
 /// Adds special tokens, with names for the ids between that have none.
 void addSpecial(TokenizerFile& file, int id, const std::string& text, bool special) {
-    for (size_t next = file.vocab.size(); next <= static_cast<size_t>(id); next++) {
-        file.vocab.push_back(fmt::format("<|unused_{}|>", next));
-    }
+    nameUnused(file, static_cast<size_t>(id) + 1);
     file.vocab[static_cast<size_t>(id)] = text;
     file.special.push_back({id, text, special});
 }
@@ -145,8 +200,8 @@ std::optional<Path> sharedFolder() {
     return std::nullopt;
 }
 
-TokenizerFile referenceTokenizer(const Path& shared, const std::string& name) {
-    const Path folder = shared / "tokenizers" / name;
+TokenizerFile referenceTokenizer(const Path& tokenizers, const std::string& name) {
+    const Path folder = tokenizers / name;
     TokenizerFile file;
     if (name == "glm-4-9b-chat") {
         readTiktoken(folder / "tokenizer.model", file);
@@ -155,7 +210,7 @@ TokenizerFile referenceTokenizer(const Path& shared, const std::string& name) {
         file.eosIds = {idOf(file, "<|endoftext|>"), idOf(file, "<|user|>"), idOf(file, "<|observation|>")};
         file.chatFormat = "glm-4-9b-chat";
     } else if (name == "glm-4.5") {
-        readTiktoken(shared / "tokenizers/glm-4-9b-chat/tokenizer.model", file);
+        readTiktoken(tokenizers / "glm-4-9b-chat/tokenizer.model", file);
         const auto added = ordered_json::parse(readText(folder / "added_tokens.json"));
         for (const auto& [text, id] : added.at("tokens").items()) {
             addSpecial(file, id.get<int>(), text, text.starts_with("<|") || text.starts_with("["));
