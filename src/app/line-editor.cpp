@@ -1,6 +1,7 @@
 #include "app/line-editor.hpp"
 
 #include <fmt/format.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -27,7 +28,8 @@ constexpr const char* kPasteOff = "\033[?2004l";
 struct Input {
     const wchar_t* prompt = L"";
     Interrupt* interrupt = nullptr;
-    std::string bytes;  // read, not yet taken
+    std::string bytes;   // read, not yet taken
+    int typedAhead = 0;  // bytes not yet read that came before the editor took the terminal over
 };
 
 Input& inputOf(EditLine* editor) {
@@ -51,7 +53,14 @@ int readCharacter(EditLine* editor, wchar_t* out) {
         char byte = 0;
         const ssize_t n = ::read(STDIN_FILENO, &byte, 1);
         if (n == 1) {
-            input.bytes += byte;
+            // The kernel keeps a Ctrl-D of before as a NUL, which libedit would take for "insert the next key as it
+            // is".
+            const bool ahead = input.typedAhead > 0 && input.typedAhead-- > 0;
+            if (byte != '\0') {
+                input.bytes += byte;
+            } else if (ahead) {
+                input.bytes += '\x04';
+            }
         } else if (n == 0) {
             return 0;
         } else if (errno != EINTR || input.interrupt->raised()) {
@@ -141,6 +150,9 @@ std::optional<std::string> LineEditor::read(const char* prompt) {
     const std::wstring own(whole.begin() + static_cast<std::ptrdiff_t>(lastLine), whole.end());
     terminal_->input.prompt = own.c_str();
     for (;;) {
+        // Before the prompt: a key that is pressed when it shows is a key of the editor's.
+        el_wset(terminal_->editor, EL_PREP_TERM, 1);
+        if (ioctl(STDIN_FILENO, FIONREAD, &terminal_->input.typedAhead) != 0) terminal_->input.typedAhead = 0;
         fmt::print("{}", kPasteOn);
         std::fflush(stdout);
         int n = 0;

@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAM = os.environ["DLLAMA_PROGRAM"]
 DEMO = ["--model", str(ROOT / "models/demo/demo-q40.m"), "--tokenizer", str(ROOT / "models/demo/demo.t")]
 CHAT = [PROGRAM, "chat", *DEMO, "--temperature", "0", "--max-tokens", "4"]
-# The line editor has taken the terminal over when it shows its prompt; keys that come before it may be lost.
+# The line editor has taken the terminal over when it shows its prompt.
 PROMPT = "\x1b[?2004h> "
 
 
@@ -33,7 +33,7 @@ class Terminal:
         os.close(slave)
         self.seen = ""
 
-    def expect(self, text, timeout=60):
+    def expect(self, text, timeout=120):
         """What was printed up to `text`, which is taken away with it."""
         end = time.monotonic() + timeout
         while text not in self.seen:
@@ -50,20 +50,19 @@ class Terminal:
         os.write(self.master, data if isinstance(data, bytes) else data.encode())
 
     def ends(self):
-        """The exit code after Ctrl-D. A terminal that nobody reads would keep the program waiting."""
-        end = time.monotonic() + 30
-        again = 0.0
-        while self.process.poll() is None and time.monotonic() < end:
-            # The key is lost if it comes while the line editor takes the terminal over; a person presses it again.
-            if time.monotonic() >= again:
-                self.send("\x04")
-                again = time.monotonic() + 2
-            if select.select([self.master], [], [], 0.1)[0]:
+        """The exit code after what was sent. A terminal that nobody reads would keep the program waiting."""
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            if select.select([self.master], [], [], 0.2)[0]:
                 try:
                     self.seen += os.read(self.master, 65536).decode(errors="replace")
                 except OSError:
                     break
-        return self.process.wait(5)
+        return self.process.wait(60)
+
+    def ends_by_key(self):
+        self.send("\x04")
+        return self.ends()
 
 
 @pytest.fixture
@@ -77,7 +76,7 @@ def chat():
 
 def test_empty_system_is_not_asked_for(chat):
     assert "System prompt" not in chat.seen
-    assert chat.ends() == 0
+    assert chat.ends_by_key() == 0
 
 
 def test_one_line_at_the_start():
@@ -85,13 +84,26 @@ def test_one_line_at_the_start():
     start = terminal.expect(PROMPT)
     assert start.count("⭐") == 1
     assert "RegularVocabSize" not in start
+    assert terminal.ends_by_key() == 0
+
+
+def test_ctrl_d_before_the_prompt_ends_the_chat():
+    terminal = Terminal("--system", "")
+    terminal.send("\x04")
     assert terminal.ends() == 0
+
+
+def test_keys_before_the_prompt_are_not_lost():
+    terminal = Terminal("--system", "")
+    terminal.send("/stats\r\x04")
+    assert terminal.ends() == 0
+    assert "tokens of context" in terminal.seen
 
 
 def test_carriage_returns_are_no_text(tmp_path):
     outputs = []
     for text in ("Once upon a time\n\n/stats\n", "Once upon a time\r\n\r\n/stats\r\n"):
-        result = subprocess.run([*CHAT, "--system", ""], input=text.encode(), capture_output=True, timeout=60)
+        result = subprocess.run([*CHAT, "--system", ""], input=text.encode(), capture_output=True, timeout=120)
         assert result.returncode == 0
         outputs.append([line for line in result.stdout.decode().splitlines() if "tokens/s" not in line])
     assert outputs[0] == outputs[1]
@@ -106,7 +118,7 @@ def test_long_questions_are_told_and_the_chat_goes_on(chat):
     chat.send("Once\r")
     chat.expect("Assistant")
     chat.expect(PROMPT)
-    assert chat.ends() == 0
+    assert chat.ends_by_key() == 0
 
 
 def test_ctrl_c_begins_the_line_anew(chat):
@@ -114,7 +126,7 @@ def test_ctrl_c_begins_the_line_anew(chat):
     chat.expect("Ctrl-D ends the chat")
     chat.send("/stats\r")
     chat.expect("tokens of context")
-    assert chat.ends() == 0
+    assert chat.ends_by_key() == 0
 
 
 def test_pasted_lines_are_one_question(chat):
@@ -125,7 +137,7 @@ def test_pasted_lines_are_one_question(chat):
     assert "Assistant" not in chat.seen
     chat.send("/save /dev/stdout\r")
     assert r"Once upon\na time" in chat.expect("(saved")
-    assert chat.ends() == 0
+    assert chat.ends_by_key() == 0
 
 
 def test_latin_1_bytes_are_letters(chat):
@@ -134,4 +146,4 @@ def test_latin_1_bytes_are_letters(chat):
     chat.expect(PROMPT)
     chat.send("/save /dev/stdout\r")
     assert "café" in chat.expect("(saved")
-    assert chat.ends() == 0
+    assert chat.ends_by_key() == 0

@@ -13,7 +13,7 @@ PROGRAM = os.environ["DLLAMA_PROGRAM"]
 
 
 def template(*arguments):
-    return subprocess.run([PROGRAM, "template", *map(str, arguments)], capture_output=True, timeout=60)
+    return subprocess.run([PROGRAM, "template", *map(str, arguments)], capture_output=True, timeout=120)
 
 
 @pytest.mark.parametrize("family", ["glm-4.7-flash", "llama-3.2", "mistral-v3"])
