@@ -6,8 +6,7 @@ namespace dllama {
 bool interruptRaised();
 
 /// Ctrl-C (SIGINT) as a flag, while an object of this class lives: a step in progress ends, then the flag is seen. A
-/// second one before that ends the program at once. A read from the terminal is interrupted. At most one object at a
-/// time.
+/// second one before that ends the program at once. At most one object at a time.
 class Interrupt {
   public:
     Interrupt();
@@ -16,6 +15,12 @@ class Interrupt {
     Interrupt& operator=(const Interrupt&) = delete;
     bool raised() const { return interruptRaised(); }
     void clear();
+
+    /// Waits until `file` can be read or is at its end; false if Ctrl-C was pressed, whichever thread took the signal.
+    bool waitForInput(int file) const;
+
+  private:
+    int event_;  // readable while the flag is set: a signal just before the wait is not lost
 };
 
 }  // namespace dllama

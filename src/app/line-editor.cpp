@@ -50,6 +50,7 @@ int readCharacter(EditLine* editor, wchar_t* out) {
                 return 1;
             }
         }
+        if (!input.interrupt->waitForInput(STDIN_FILENO)) return -1;
         char byte = 0;
         const ssize_t n = ::read(STDIN_FILENO, &byte, 1);
         if (n == 1) {
@@ -63,7 +64,7 @@ int readCharacter(EditLine* editor, wchar_t* out) {
             }
         } else if (n == 0) {
             return 0;
-        } else if (errno != EINTR || input.interrupt->raised()) {
+        } else if (errno != EINTR) {
             return -1;
         }
     }
@@ -117,7 +118,8 @@ std::string toUtf8(std::wstring_view text) {
 
 struct LineEditor::Terminal {
     explicit Terminal(Interrupt& interrupt) {
-        std::setlocale(LC_CTYPE, "");
+        // What the program writes is UTF-8 whatever the user's locale: letters must be letters to the editor too.
+        if (!std::setlocale(LC_CTYPE, "C.UTF-8")) std::setlocale(LC_CTYPE, "");
         input.interrupt = &interrupt;
         editor = el_init("dllama", stdin, stdout, stderr);
         history = history_winit();
@@ -197,7 +199,9 @@ std::optional<std::string> LineEditor::readPlain(const char* prompt) {
         fmt::print("{}", prompt);
         std::fflush(stdout);
         std::string line;
-        if (std::getline(std::cin, line)) {
+        // A terminal gives one line at a time: nothing is left in the buffer of std::cin.
+        const bool interrupted = isatty(STDIN_FILENO) && !interrupt_.waitForInput(STDIN_FILENO);
+        if (!interrupted && std::getline(std::cin, line)) {
             if (line.ends_with('\r')) line.pop_back();
             if (line.size() < kTerminalLine || !isatty(STDIN_FILENO)) return line;
             fmt::print("(this terminal passes {} bytes of a line: the question is not sent)\n", kTerminalLine);

@@ -13,16 +13,16 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAM = os.environ["DLLAMA_PROGRAM"]
 DEMO = ["--model", str(ROOT / "models/demo/demo-q40.m"), "--tokenizer", str(ROOT / "models/demo/demo.t")]
-CHAT = [PROGRAM, "chat", *DEMO, "--temperature", "0", "--max-tokens", "4"]
+CHAT = [PROGRAM, "chat", *DEMO, "--temperature", "0"]
 # The line editor has taken the terminal over when it shows its prompt.
 PROMPT = "\x1b[?2004h> "
 
 
 class Terminal:
-    def __init__(self, *flags, env=None):
+    def __init__(self, *flags, env=None, max_tokens=4):
         self.master, slave = pty.openpty()
         self.process = subprocess.Popen(
-            [*CHAT, *flags],
+            [*CHAT, "--max-tokens", str(max_tokens), *flags],
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -103,7 +103,8 @@ def test_keys_before_the_prompt_are_not_lost():
 def test_carriage_returns_are_no_text(tmp_path):
     outputs = []
     for text in ("Once upon a time\n\n/stats\n", "Once upon a time\r\n\r\n/stats\r\n"):
-        result = subprocess.run([*CHAT, "--system", ""], input=text.encode(), capture_output=True, timeout=120)
+        command = [*CHAT, "--max-tokens", "4", "--system", ""]
+        result = subprocess.run(command, input=text.encode(), capture_output=True, timeout=120)
         assert result.returncode == 0
         outputs.append([line for line in result.stdout.decode().splitlines() if "tokens/s" not in line])
     assert outputs[0] == outputs[1]
@@ -122,11 +123,33 @@ def test_long_questions_are_told_and_the_chat_goes_on(chat):
 
 
 def test_ctrl_c_begins_the_line_anew(chat):
-    chat.send("nonsense\x03")
-    chat.expect("Ctrl-D ends the chat")
+    # As soon as the prompt shows: before the program waits for a key, or while it does.
+    for _ in range(20):
+        chat.send("nonsense\x03")
+        chat.expect("Ctrl-D ends the chat")
+        chat.expect(PROMPT)
     chat.send("/stats\r")
     chat.expect("tokens of context")
     assert chat.ends_by_key() == 0
+
+
+def test_ctrl_c_stops_an_answer():
+    terminal = Terminal("--system", "", max_tokens=100000)
+    terminal.expect(PROMPT)
+    for _ in range(50):
+        terminal.send("Tell me a story.\r")
+        terminal.expect("Assistant")
+        terminal.send("\x03")
+        if "🛑" in terminal.expect(PROMPT):
+            break
+        # The answer had ended before.
+        terminal.expect("Ctrl-D ends the chat")
+        terminal.expect(PROMPT)
+    else:
+        raise AssertionError("no answer was stopped")
+    terminal.send("/stats\r")
+    terminal.expect("tokens of context")
+    assert terminal.ends_by_key() == 0
 
 
 def test_pasted_lines_are_one_question(chat):
@@ -147,3 +170,14 @@ def test_latin_1_bytes_are_letters(chat):
     chat.send("/save /dev/stdout\r")
     assert "café" in chat.expect("(saved")
     assert chat.ends_by_key() == 0
+
+
+def test_a_latin_1_terminal_gets_no_half_letters():
+    terminal = Terminal("--system", "", env={"LC_ALL": "C"})
+    terminal.expect("> ")
+    terminal.send(b"caf\xe9\r")
+    terminal.expect("Assistant")
+    terminal.expect("> ")
+    terminal.send("/save /dev/stdout\r")
+    assert "caf\u00e9" in terminal.expect("(saved")
+    assert terminal.ends_by_key() == 0
