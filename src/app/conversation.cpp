@@ -155,7 +155,6 @@ ChatMessage Conversation::stream(int id, bool insideThink, Interrupt& interrupt)
     nAnswer_ = 0;
     const auto begin = std::chrono::steady_clock::now();
     bool cutOff = false;
-    interrupt.clear();
     while (engine.running()) {
         try {
             for (const TokenEvent& event : engine.step().events) {

@@ -140,11 +140,13 @@ def test_ctrl_c_stops_an_answer():
         terminal.send("Tell me a story.\r")
         terminal.expect("Assistant")
         terminal.send("\x03")
-        if "🛑" in terminal.expect(PROMPT):
+        said = terminal.expect(PROMPT)
+        if "🛑" in said:
             break
-        # The answer had ended before.
-        terminal.expect("Ctrl-D ends the chat")
-        terminal.expect(PROMPT)
+        # The answer had ended before. (With a Ctrl-C a terminal drops what it has not shown yet, a prompt perhaps.)
+        if "Ctrl-D ends the chat" not in said:
+            terminal.expect("Ctrl-D ends the chat")
+            terminal.expect(PROMPT)
     else:
         raise AssertionError("no answer was stopped")
     terminal.send("/stats\r")
