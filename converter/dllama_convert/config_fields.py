@@ -58,4 +58,5 @@ SIZES = [
     "num_experts", "num_local_experts", "moe_intermediate_size", "n_shared_experts", "num_shared_experts",
     "first_k_dense_replace", "mlp_layer_types", "use_qk_norm", "num_nextn_predict_layers", "inner_hidden_size",
     "kv_channels", "multi_query_group_num", "ffn_hidden_size", "add_qkv_bias",
+    "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import io
+import math
 import os
 import pathlib
 import re
@@ -20,7 +21,7 @@ from .legacy import legacy_header, legacy_order
 from .model_file import Layout, TensorEntry, described_layout, legacy_layout, write_model
 from .paths import printable
 from .printing import shown
-from .quants import block_values, encode
+from .quants import block_values, encode, turn
 from .tokenizer_file import Tokenizer
 
 # Values of a piece: big enough that Python's share of the work does not show, small enough to keep several in flight.
@@ -64,19 +65,24 @@ class ModelImage:
 def _pieces(output: Output) -> list[slice | np.ndarray]:
     """The rows of an output in pieces of about PIECE_VALUES values."""
     width = output.shape[1] if len(output.shape) == 2 else 1
+    if output.turned:
+        width = math.prod(output.shape) // len(output.index)
     step = max(1, PIECE_VALUES // width)
+    if output.turned:
+        step = max(1, step // output.turned) * output.turned
     if isinstance(output.index, slice):
         begin, end = output.index.start, output.index.stop
         return [slice(at, min(end, at + step)) for at in range(begin, end, step)]
     return [output.index[at : at + step] for at in range(0, len(output.index), step)]
 
 
-# Makes the stored bytes (flat uint8) of rows `index` of the checkpoint's tensor `source` as `dtype`.
-EncodeRows = Callable[[str, slice | np.ndarray, str], np.ndarray]
+# Makes the stored bytes (flat uint8) of rows `index` of the checkpoint's tensor `source` as `dtype`; the last argument
+# is Output.turned.
+EncodeRows = Callable[[str, slice | np.ndarray, str, int], np.ndarray]
 
 
 def encode_rows_of(checkpoint: Checkpoint, quality: str = "fast") -> EncodeRows:
-    return lambda source, index, dtype: encode(dtype, checkpoint.rows(source, index), quality)
+    return lambda source, index, dtype, turned=0: encode(dtype, turn(checkpoint.rows(source, index), turned), quality)
 
 
 class Encoder:
@@ -97,7 +103,7 @@ class Encoder:
 
         def work(index) -> np.ndarray:
             try:
-                return encode_rows(output.source, index, dtype)
+                return encode_rows(output.source, index, dtype, output.turned)
             except ConversionError as error:
                 raise ConversionError(f"tensor {output.source}: {error}") from error
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import ConversionError
 from .families import Output, Plan
-from .quants import BLOCK_TYPES, encode
+from .quants import BLOCK_TYPES, encode, turn
 
 ARCHITECTURES = ("glm4", "glm4moe", "chatglm", "llama", "qwen3", "qwen3moe")
 
@@ -138,8 +138,9 @@ class GgufCheckpoint:
     def type(self, name: str) -> gguf.GGMLQuantizationType:
         return self._views[name].tensor.tensor_type
 
-    def encode_rows(self, name: str, index: slice | np.ndarray, dtype: str) -> np.ndarray:
-        """The rows as flat uint8 of `dtype`: copied where the file has that type, else dequantised and rounded."""
+    def encode_rows(self, name: str, index: slice | np.ndarray, dtype: str, turned: int = 0) -> np.ndarray:
+        """The rows as flat uint8 of `dtype`: copied where the file has that type, else dequantised and rounded.
+        `turned`: of Output."""
         view = self._views[name]
         kind = view.tensor.tensor_type
         if view.order is not None:
@@ -150,13 +151,13 @@ class GgufCheckpoint:
             rows = index + view.first
         width = view.shape[-1] if len(view.shape) > 1 else 1
         raw = view.tensor.data.reshape(view.tensor.n_elements // width, -1)[rows]
-        if SAME_BITS.get(kind.name) == dtype:
+        if SAME_BITS.get(kind.name) == dtype and not turned:
             return _checked(np.ascontiguousarray(raw).view(np.uint8).reshape(-1), dtype)
         try:
             values = gguf.dequantize(raw, kind)
         except NotImplementedError as error:
             raise ConversionError(f"has type {kind.name}, which is not supported") from error
-        return encode(dtype, values.reshape(-1, width))
+        return encode(dtype, turn(values.reshape(-1, width), turned))
 
     def _add(self, name: str, tensor: gguf.ReaderTensor, file: GgufFile) -> None:
         shape = tuple(int(n) for n in reversed(tensor.shape))

@@ -16,6 +16,7 @@ CLASSES = {
     "glm4v": "Glm4vForConditionalGeneration",
     "glmocr": "GlmOcrForConditionalGeneration",
     "glm4moe": "Glm4MoeForCausalLM",
+    "glm4moelite": "Glm4MoeLiteForCausalLM",
     "glm4vmoe": "Glm4vMoeForConditionalGeneration",
     "solaropen": "SolarOpenForCausalLM",
     "chatglm": "ChatGLMModel",

@@ -23,6 +23,11 @@ def stored_bytes(dtype: str, values: int) -> int:
     return values // block_values(dtype) * (BLOCK_TYPES[dtype].bytes if dtype in BLOCK_TYPES else FLOAT_TYPES[dtype])
 
 
+def turn(rows: np.ndarray, group: int) -> np.ndarray:
+    """Each `group` rows transposed, or `rows` as they are if it is 0."""
+    return rows.reshape(-1, group, rows.shape[-1]).swapaxes(1, 2).reshape(-1, group) if group else rows
+
+
 def encode(dtype: str, values: np.ndarray, quality: str = "fast") -> np.ndarray:
     """float32 values (any shape, rows of whole blocks) to a flat uint8 array. `quality` "best" tries several scales for
     each block of Q40. Raises ConversionError for NaN, infinities and, in F16 and quantised types, for values that leave

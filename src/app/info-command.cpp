@@ -31,8 +31,12 @@ int runInfo(const InfoOptions& options) {
     fmt::print("weights              {}, {} tensors, {:.2f} million values, {:.2f} million used per token\n",
                dtypeName(file.weightType()), file.tensors().size(), values / 1e6, active / 1e6);
     fmt::print("layers               {}, hidden size {}, vocabulary {}\n", c.nLayers, c.hiddenSize, c.vocabSize);
-    fmt::print("attention            {} query heads, {} KV heads of {}; context {}\n", c.nHeads, c.nKvHeads, c.headDim,
-               c.maxPositions);
+    if (c.isLatent())
+        fmt::print("attention            {} heads over one latent of {} + {} a position; context {}\n", c.nHeads,
+                   c.kvLoraRank, c.rotaryDim, c.maxPositions);
+    else
+        fmt::print("attention            {} query heads, {} KV heads of {}; context {}\n", c.nHeads, c.nKvHeads,
+                   c.headDim, c.maxPositions);
     if (c.isMoe())
         fmt::print("experts              {} of {}, {} at a time, {} shared; {} dense layers of {}\n", c.nRoutedExperts,
                    c.moeIntermediateSize, c.nExpertsPerToken, c.nSharedExperts, c.firstMoeLayer, c.intermediateSize);
@@ -43,8 +47,8 @@ int runInfo(const InfoOptions& options) {
     const ShardPlan plan = makeShardPlan(arch, {NodeSpec{}});
     const size_t stored = storedWeightBytes(arch, plan, 0, file);
     const size_t perPosition = Decoder::kvBytesPerPosition(arch, plan.attentionShape(0), DType::F16);
-    fmt::print("memory               weights {:.1f} MiB, KV cache {:.1f} KiB a position\n", mebibytes(stored),
-               static_cast<double>(perPosition) / 1024);
+    fmt::print("memory               weights {:.1f} MiB, KV cache {} bytes for one more token of context\n",
+               mebibytes(stored), perPosition);
     for (int positions : {2048, 8192, 32768, 131072}) {
         if (positions > 2048 && positions > arch.maxPositions) break;
         const int n = std::min(positions, arch.maxPositions);

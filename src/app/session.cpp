@@ -104,7 +104,10 @@ Session::Session(const ModelOptions& options, const SessionNeeds& needs)
     const size_t memory = memoryNeed(arch_, plan_, 0, file_, limits).total();
     // A share of the model, which is not known before the workers are.
     const size_t nNodes = 1 + options.cluster.workers.size();
-    const std::vector<Device> devices = chooseDevices(options.device, memory / nNodes, needs.status);
+    DeviceFlags wanted = options.device;
+    // Latent attention has no CUDA kernels: a GPU is not chosen for it unasked.
+    if (arch_.config.isLatent() && wanted.device == "auto" && wanted.gpuIndex.empty()) wanted.device = "cpu";
+    const std::vector<Device> devices = chooseDevices(wanted, memory / nNodes, needs.status);
     backend_ = openDevice(devices[0], pool_, needs.status);
     if (options.cluster.workers.empty() && devices.size() == 1)
         startAlone(limits, needs.status);

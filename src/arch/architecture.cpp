@@ -15,6 +15,7 @@ Architecture makeArchitecture(const ModelConfig& config) {
         void (*describe)(Architecture&);
         const char* hiddenAct;
         bool moe;
+        bool latent = false;
     };
     static constexpr Family kFamilies[] = {
         {"llama", describeLlama, "silu", false},
@@ -23,6 +24,7 @@ Architecture makeArchitecture(const ModelConfig& config) {
         {"glm", describeGlm, "silu", false},
         {"glm4", describeGlm4, "silu", false},
         {"glm4moe", describeGlm4Moe, "silu", true},
+        {"glm4moelite", describeGlm4MoeLite, "silu", true, true},
         {"chatglm", describeChatglm, "gelu_tanh", false},
     };
     for (const Family& family : kFamilies) {
@@ -32,6 +34,8 @@ Architecture makeArchitecture(const ModelConfig& config) {
                               family.hiddenAct);
         if (config.isMoe() != family.moe)
             throw ConfigError("architecture {}: {} routed experts", family.name, config.nRoutedExperts);
+        if (config.isLatent() != family.latent)
+            throw ConfigError("architecture {}: kv_lora_rank is {}", family.name, config.kvLoraRank);
         Architecture arch;
         arch.config = config;
         arch.maxPositions = config.maxPositions;
@@ -40,8 +44,9 @@ Architecture makeArchitecture(const ModelConfig& config) {
             throw ConfigError("architecture {}: head_dim {} is no multiple of 4", family.name, config.headDim);
         return arch;
     }
-    throw ConfigError("architecture {} is not supported (llama, qwen3, qwen3moe, glm, glm4, glm4moe, chatglm)",
-                      config.architecture);
+    throw ConfigError(
+        "architecture {} is not supported (llama, qwen3, qwen3moe, glm, glm4, glm4moe, glm4moelite, chatglm)",
+        config.architecture);
 }
 
 namespace {

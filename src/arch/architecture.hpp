@@ -51,6 +51,7 @@ enum class Cut {
     QueryHeads,   // rows, whole query heads
     KvHeads,      // rows, whole KV heads; replicated when there are more ranks than heads
     HeadColumns,  // columns, as QueryHeads cuts the rows of q
+    WithHeads,    // every rank that has query heads has all of it
     FfnRows,      // rows, in units of 32
     FfnColumns,   // columns, in units of 32
     Vocabulary,   // rows of the output head

@@ -10,6 +10,7 @@ void describeQwen3(Architecture& arch);
 void describeGlm(Architecture& arch);
 void describeGlm4(Architecture& arch);
 void describeGlm4Moe(Architecture& arch);
+void describeGlm4MoeLite(Architecture& arch);
 void describeChatglm(Architecture& arch);
 
 }  // namespace dllama

@@ -37,14 +37,17 @@ class Declarer {
   private:
     int newGroup() { return nGroups_++; }
     void add(const std::string& name, int64_t rows, int64_t cols, Cut cut, bool isWeight, int group) {
-        const bool byHeads = cut == Cut::QueryHeads || cut == Cut::KvHeads || cut == Cut::HeadColumns;
+        int unit = 1;
+        if (cut == Cut::QueryHeads) unit = static_cast<int>((isWeight ? rows : cols) / c_.nHeads);
+        if (cut == Cut::KvHeads) unit = c_.headDim;
+        if (cut == Cut::HeadColumns) unit = c_.valueDim();
         sink_({.name = prefix_ + name,
                .part = part_,
                .rows = rows,
                .cols = cols,
                .isWeight = isWeight,
                .cut = cut,
-               .cutUnit = byHeads ? c_.headDim : 1,
+               .cutUnit = unit,
                .layer = layer_,
                .expert = expert_,
                .typeGroup = group});
@@ -66,6 +69,17 @@ class Declarer {
     void attention() {
         norm("attn_norm");
         part_ = Part::Attention;
+        if (c_.isLatent())
+            latentProjections();
+        else
+            groupedProjections();
+        matrix("attn.o.weight", c_.hiddenSize, int64_t{c_.nHeads} * c_.valueDim(), Cut::HeadColumns, newGroup());
+        if (arch_.linearBias) vector("attn.o.bias", c_.hiddenSize, Cut::HeadSum);
+        if (arch_.postNorms) postNorm("post_attn_norm");
+        norm("ffn_norm");
+    }
+
+    void groupedProjections() {
         const int qkv = newGroup();
         const auto projection = [&](const char* name, int64_t rows, Cut cut) {
             matrix(fmt::format("attn.{}.weight", name), rows, c_.hiddenSize, cut, qkv);
@@ -78,10 +92,25 @@ class Declarer {
             vector("attn.q_norm.weight", c_.headDim);
             vector("attn.k_norm.weight", c_.headDim);
         }
-        matrix("attn.o.weight", c_.hiddenSize, c_.qDim(), Cut::HeadColumns, newGroup());
-        if (arch_.linearBias) vector("attn.o.bias", c_.hiddenSize, Cut::HeadSum);
-        if (arch_.postNorms) postNorm("post_attn_norm");
-        norm("ffn_norm");
+    }
+
+    /// Multi-head latent attention. k_b is stored as absorbed attention multiplies with it: each head's part of the
+    /// checkpoint's kv_b_proj that makes keys, transposed.
+    void latentProjections() {
+        const int fromHidden = newGroup();
+        const int64_t heads = c_.nHeads;
+        if (c_.qLoraRank > 0)
+            matrix("attn.q_a.weight", c_.qLoraRank, c_.hiddenSize, Cut::WithHeads, fromHidden);
+        else
+            matrix("attn.q.weight", c_.qDim(), c_.hiddenSize, Cut::QueryHeads, fromHidden);
+        matrix("attn.kv_a.weight", c_.latentDim(), c_.hiddenSize, Cut::WithHeads, fromHidden);
+        if (c_.qLoraRank > 0) {
+            vector("attn.q_a_norm.weight", c_.qLoraRank, Cut::WithHeads);
+            matrix("attn.q_b.weight", c_.qDim(), c_.qLoraRank, Cut::QueryHeads, newGroup());
+        }
+        vector("attn.kv_a_norm.weight", c_.kvLoraRank, Cut::WithHeads);
+        matrix("attn.k_b.weight", heads * c_.kvLoraRank, c_.qkNopeHeadDim, Cut::QueryHeads, newGroup());
+        matrix("attn.v_b.weight", heads * c_.vHeadDim, c_.kvLoraRank, Cut::QueryHeads, newGroup());
     }
 
     void mlp(Part part, const std::string& name, int64_t width, bool bias) {

@@ -11,6 +11,13 @@ KvLayer Backend::allocateKvLayer(DType dtype, int nBlocks, int nKvHeads, int hea
     return kv;
 }
 
+KvLayer Backend::allocateLatentLayer(DType dtype, int nBlocks, int rowDim) {
+    const int64_t values = int64_t{kKvBlockPositions} * nBlocks * rowDim;
+    KvLayer kv{dtype, nBlocks, 1, rowDim, nullptr, nullptr, allocate(storedBytes(dtype, values))};
+    kv.k = kv.memory.get();
+    return kv;
+}
+
 Routing Backend::allocateRouting(int maxRows, int topK) {
     static_assert(sizeof(int32_t) == sizeof(float));
     const size_t bytes = sizeof(float) * maxRows * topK;

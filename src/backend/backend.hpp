@@ -101,6 +101,7 @@ struct AttentionShape {
 };
 
 /// The paged KV cache of one layer on this rank: k and v are (nBlocks, nKvHeads, kKvBlockPositions, headDim) in dtype.
+/// A latent cache has one head and no v: a value is the first part of its key.
 struct KvLayer {
     DType dtype = DType::F16;  // F16 or F32
     int nBlocks = 0;
@@ -155,6 +156,8 @@ struct AddNorm {
     Activations* out = nullptr;
 };
 
+class LatentOps;
+
 class Backend {
   public:
     virtual ~Backend() = default;
@@ -163,10 +166,13 @@ class Backend {
     virtual std::string name() const = 0;
     /// True if what it computes lies in host memory, so that download() is a mere copy.
     virtual bool isHost() const { return true; }
+    /// Multi-head latent attention (latent-ops.hpp); null: this backend does not compute it.
+    virtual LatentOps* latentOps() { return nullptr; }
 
     // Memory. What these return lives no longer than the backend.
     virtual Activations allocateActivations(int maxRows, int cols, bool quantized) = 0;
     KvLayer allocateKvLayer(DType dtype, int nBlocks, int nKvHeads, int headDim);
+    KvLayer allocateLatentLayer(DType dtype, int nBlocks, int rowDim);
     Routing allocateRouting(int maxRows, int topK);
     /// Rows first, first + 1, ... of a buffer as a buffer; it lives no longer than `a`. Only for backends in host
     /// memory: this one serves those without a Q80 form.

@@ -7,9 +7,9 @@
 #include <numeric>
 
 #include "backend/host-step.hpp"
+#include "backend/reference-latent.hpp"
+#include "backend/reference-parts.hpp"
 #include "base/errors.hpp"
-#include "tensor/blocks.hpp"
-#include "tensor/half.hpp"
 
 namespace dllama {
 
@@ -20,12 +20,9 @@ DeviceMemory allocateHostMemory(size_t bytes) {
     return {data, [](std::byte* p) { ::operator delete (p, std::align_val_t{64}); }};
 }
 
-namespace {
+using namespace reference;
 
-struct PlainMatrix final : Matrix {
-    std::vector<float> values;  // (rows, cols)
-    std::vector<float> bias;    // (rows), or empty
-};
+namespace {
 
 struct PlainExperts final : ExpertSet {
     struct Expert {
@@ -33,10 +30,6 @@ struct PlainExperts final : ExpertSet {
     };
     std::vector<Expert> experts;
 };
-
-const PlainMatrix& plain(const Matrix& matrix) {
-    return static_cast<const PlainMatrix&>(matrix);
-}
 
 std::vector<float> readFloats(const TensorSource& source, const TensorSlice& slice) {
     std::vector<std::byte> scratch;
@@ -52,24 +45,6 @@ float activate(Activation act, float x) {
     return static_cast<float>(0.5 * v * (1.0 + std::tanh(0.7978845608028654 * (v + 0.044715 * v * v * v))));
 }
 
-/// out (matrix.rows) = matrix x + bias; x is rounded to Q80 first if the matrix is quantised.
-std::vector<float> multiply(const PlainMatrix& matrix, const float* x) {
-    std::vector<float> input(x, x + matrix.cols);
-    if (isQuantized(matrix.dtype)) {
-        std::vector<BlockQ80> blocks(input.size() / kBlockValues);
-        quantizeQ80(x, blocks.data(), matrix.cols);
-        dequantize(DType::Q80, blocks.data(), input.data(), matrix.cols);
-    }
-    std::vector<float> out(static_cast<size_t>(matrix.rows));
-    for (int64_t r = 0; r < matrix.rows; r++) {
-        double sum = matrix.bias.empty() ? 0.0 : matrix.bias[r];
-        for (int64_t c = 0; c < matrix.cols; c++)
-            sum += static_cast<double>(matrix.values[r * matrix.cols + c]) * input[c];
-        out[r] = static_cast<float>(sum);
-    }
-    return out;
-}
-
 std::vector<float> upGate(const Matrix* gate, const Matrix& up, Activation act, const float* x) {
     std::vector<float> h = multiply(plain(up), x);
     if (!gate) {
@@ -81,39 +56,10 @@ std::vector<float> upGate(const Matrix* gate, const Matrix& up, Activation act, 
     return h;
 }
 
-void normalize(const Norm& norm, const float* x, float* out, int n) {
-    double mean = 0.0, square = 0.0;
-    if (norm.kind == Norm::Kind::Layer) mean = std::accumulate(x, x + n, 0.0) / n;
-    for (int i = 0; i < n; i++) square += (x[i] - mean) * (x[i] - mean);
-    const double scale = 1.0 / std::sqrt(square / n + norm.eps);
-    for (int i = 0; i < n; i++) {
-        const double bias = norm.kind == Norm::Kind::Layer ? norm.bias.data[i] : 0.0;
-        out[i] = static_cast<float>((x[i] - mean) * scale * norm.weight.data[i] + bias);
-    }
-}
-
-void storeKv(const KvLayer& kv, void* base, size_t index, float value) {
-    if (kv.dtype == DType::F32)
-        static_cast<float*>(base)[index] = value;
-    else
-        static_cast<uint16_t*>(base)[index] = f32ToF16(value);
-}
-
-float loadKv(const KvLayer& kv, const void* base, size_t index) {
-    return kv.dtype == DType::F32 ? static_cast<const float*>(base)[index]
-                                  : f16ToF32(static_cast<const uint16_t*>(base)[index]);
-}
-
-/// Where the head `head` of the cached position begins in k or v.
-size_t kvIndex(const StepInputs& step, const KvLayer& kv, int sequence, int position, int head) {
-    const int block = step.blockTables[sequence * step.maxBlocks + position / kKvBlockPositions];
-    const size_t row = (static_cast<size_t>(block) * kv.nKvHeads + head) * kKvBlockPositions;
-    return (row + position % kKvBlockPositions) * kv.headDim;
-}
-
 class ReferenceBackend final : public Backend {
   public:
     std::string name() const override { return "reference"; }
+    LatentOps* latentOps() override { return &latentOps_; }
 
     Activations allocateActivations(int maxRows, int cols, bool) override {
         Activations a{maxRows, cols, nullptr, nullptr, allocateHostMemory(sizeof(float) * maxRows * cols)};
@@ -335,22 +281,6 @@ class ReferenceBackend final : public Backend {
         }
     }
 
-    static void rotate(const StepInputs& step, const Rope& rope, int token, float* head) {
-        const int half = rope.rotaryDim / 2;
-        for (int part = 0; part < rope.parts; part++, head += rope.rotaryDim) {
-            const size_t angles = static_cast<size_t>(step.ropePositions[part * step.nTokens + token]) * half;
-            for (int j = 0; j < half; j++) {
-                const bool interleaved = rope.style == Rope::Style::Interleaved;
-                float& a = head[interleaved ? 2 * j : j];
-                float& b = head[interleaved ? 2 * j + 1 : j + half];
-                const float c = rope.cos.data[angles + j], s = rope.sin.data[angles + j];
-                const float turned = a * c - b * s;
-                b = b * c + a * s;
-                a = turned;
-            }
-        }
-    }
-
     static void routeToken(const float* x, int dim, const Router& router, int32_t* experts, float* weights) {
         const int n = router.nExperts;
         std::vector<double> scores(n), choice(n);
@@ -396,6 +326,7 @@ class ReferenceBackend final : public Backend {
     }
 
     StepInputs step_;
+    ReferenceLatentOps latentOps_;
 };
 
 }  // namespace

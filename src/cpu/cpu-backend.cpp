@@ -12,6 +12,7 @@
 #include "cpu/cpu-memory.hpp"
 #include "cpu/cpu-work.hpp"
 #include "cpu/experts.hpp"
+#include "cpu/latent.hpp"
 #include "cpu/norms.hpp"
 #include "cpu/prefetcher.hpp"
 #include "cpu/top-logits.hpp"
@@ -45,6 +46,8 @@ class CpuBackend final : public Backend {
         const int n = work_.pool.nThreads();
         return fmt::format("cpu ({}, {} thread{})", isaName(isa_), n, n == 1 ? "" : "s");
     }
+
+    LatentOps* latentOps() override { return &latentOps_; }
 
     Activations allocateActivations(int maxRows, int cols, bool quantized) override {
         // No quantised matrix reads a row that is not made of whole blocks.
@@ -258,6 +261,7 @@ class CpuBackend final : public Backend {
     Prefetcher prefetcher_;
     StepInputs step_;
     AttentionScratch attentionScratch_;
+    CpuLatentOps latentOps_{work_, attentionScratch_};
     ExpertScratch expertScratch_;
     Scratch routerScratch_;
     Scratch bestScratch_;

@@ -41,16 +41,19 @@ struct InputView {
     int64_t cols = 0;
 };
 
-/// One block of the KV cache, as floats: k and v are (32, headDim), the first of their positions is `position`.
+/// One block of the KV cache, as floats: k is (32, keyDim), v the first valueDim of each of 32 rows of valueStride
+/// values (those of k itself in a latent cache); the first of their positions is `position`.
 struct KvBlockView {
     const float* k = nullptr;
     const float* v = nullptr;
-    int headDim = 0;
+    int keyDim = 0;
+    int valueDim = 0;
+    int valueStride = 0;
     int position = 0;
 };
 
 /// One query in the middle of its softmax over the cache. What it has seen so far: the largest score, the sum of
-/// exp(score - largest), and the sum of exp(score - largest) * v, headDim values.
+/// exp(score - largest), and the sum of exp(score - largest) * v, valueDim values.
 struct QueryState {
     const float* q = nullptr;
     int contextLength = 0;
@@ -88,7 +91,7 @@ struct CpuKernels {
     /// Lets each query see the positions of the block that lie before its `contextLength`. Scores are q k * scale.
     void (*attend)(const KvBlockView& block, QueryState* queries, int nQueries, float scale) noexcept;
     /// Adds to `into` what `from` has seen.
-    void (*mergeQueries)(QueryState& into, const QueryState& from, int headDim) noexcept;
+    void (*mergeQueries)(QueryState& into, const QueryState& from, int valueDim) noexcept;
 };
 
 extern const CpuKernels kGenericKernels;

@@ -3,8 +3,6 @@
 
 namespace dllama {
 
-namespace {
-
 void rotate(const StepInputs& step, const Rope& rope, int token, float* head) {
     const int half = rope.rotaryDim / 2;
     const bool interleaved = rope.style == Rope::Style::Interleaved;
@@ -24,14 +22,12 @@ void rotate(const StepInputs& step, const Rope& rope, int token, float* head) {
     }
 }
 
-void store(const CpuWork& work, const KvLayer& kv, void* base, size_t at, const float* head) {
+void storeRow(const CpuWork& work, const KvLayer& kv, void* base, size_t at, const float* row) {
     if (kv.dtype == DType::F16)
-        work.kernels.f32ToF16(head, static_cast<uint16_t*>(base) + at, kv.headDim);
+        work.kernels.f32ToF16(row, static_cast<uint16_t*>(base) + at, kv.headDim);
     else
-        std::copy_n(head, kv.headDim, static_cast<float*>(base) + at);
+        std::copy_n(row, kv.headDim, static_cast<float*>(base) + at);
 }
-
-}  // namespace
 
 void ropeStoreCpu(const CpuWork& work, const StepInputs& step, Activations& qkv, const AttentionShape& shape,
                   const Rope& rope, const Norm* qNorm, const Norm* kNorm, KvLayer& kv) {
@@ -55,7 +51,7 @@ void ropeStoreCpu(const CpuWork& work, const StepInputs& step, Activations& qkv,
             if (h < shape.nHeads) continue;
             const int kvHead = (h - shape.nHeads) % shape.nKvHeads;
             const size_t row = (block * kv.nKvHeads + kvHead) * kKvBlockPositions + position % kKvBlockPositions;
-            store(work, kv, h < nTurned ? kv.k : kv.v, row * d, head);
+            storeRow(work, kv, h < nTurned ? kv.k : kv.v, row * d, head);
         }
     });
 }

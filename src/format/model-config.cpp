@@ -143,6 +143,12 @@ std::string modelConfigToJson(const ModelConfig& c) {
         object["routed_scaling_factor"] = c.routedScalingFactor;
         object["scoring_func"] = c.scoringFunc;
     }
+    if (c.isLatent()) {
+        object["q_lora_rank"] = c.qLoraRank;
+        object["kv_lora_rank"] = c.kvLoraRank;
+        object["qk_nope_head_dim"] = c.qkNopeHeadDim;
+        object["v_head_dim"] = c.vHeadDim;
+    }
     if (c.architecture == "chatglm") {
         object["gmask_token_id"] = c.gmaskTokenId;
         object["mask_token_id"] = c.maskTokenId;
@@ -185,6 +191,10 @@ ModelConfig modelConfigFromJson(const std::string& text, const std::string& orig
     fields.optional("norm_topk_prob", c.normTopkProb);
     fields.optional("routed_scaling_factor", c.routedScalingFactor);
     fields.optional("scoring_func", c.scoringFunc);
+    fields.optional("q_lora_rank", c.qLoraRank);
+    fields.optional("kv_lora_rank", c.kvLoraRank);
+    fields.optional("qk_nope_head_dim", c.qkNopeHeadDim);
+    fields.optional("v_head_dim", c.vHeadDim);
     fields.optional("use_qk_norm", c.useQkNorm);
     fields.optional("num_nextn_predict_layers", c.nNextnLayers);
     fields.optional("gmask_token_id", c.gmaskTokenId);
@@ -224,6 +234,22 @@ void checkModelConfig(const ModelConfig& c, const std::string& origin) {
         !(c.ropeScaling.factor > 0.0 && c.ropeScaling.originalMaxPositions > 0.0))
         throw FormatError("{}: rope_scaling factor is {}, original_max_position_embeddings {}", origin,
                           c.ropeScaling.factor, c.ropeScaling.originalMaxPositions);
+    within("kv_lora_rank", c.kvLoraRank, 0, 4096);
+    if (c.isLatent()) {
+        within("q_lora_rank", c.qLoraRank, 0, 1 << 14);
+        within("qk_nope_head_dim", c.qkNopeHeadDim, 32, c.headDim);
+        within("v_head_dim", c.vHeadDim, 32, 512);
+        for (const auto& [field, value] : {std::pair{"q_lora_rank", c.qLoraRank},
+                                           {"kv_lora_rank", c.kvLoraRank},
+                                           {"qk_nope_head_dim", c.qkNopeHeadDim},
+                                           {"v_head_dim", c.vHeadDim}})
+            if (value % 32 != 0) throw FormatError("{}: {} {} is no multiple of 32", origin, field, value);
+        if (c.headDim != c.qkNopeHeadDim + c.rotaryDim)
+            throw FormatError("{}: head_dim {} is not qk_nope_head_dim {} and rotary_dim {}", origin, c.headDim,
+                              c.qkNopeHeadDim, c.rotaryDim);
+        if (c.nKvHeads != c.nHeads)
+            throw FormatError("{}: num_key_value_heads {} is not num_attention_heads {}", origin, c.nKvHeads, c.nHeads);
+    }
     if (!c.isMoe()) return;
     within("num_experts_per_tok", c.nExpertsPerToken, 1, c.nRoutedExperts);
     within("n_shared_experts", c.nSharedExperts, 0, 64);

@@ -19,7 +19,7 @@ struct RopeScaling {
 /// What a .m file says about its model: every field of the configuration by its Hugging Face name (in camelCase).
 struct ModelConfig {
     std::string name;
-    std::string architecture;  // llama, qwen3, qwen3moe, glm, glm4, glm4moe, chatglm
+    std::string architecture;  // llama, qwen3, qwen3moe, glm, glm4, glm4moe, glm4moelite, chatglm
 
     int hiddenSize = 0;
     int nLayers = 0;
@@ -50,6 +50,13 @@ struct ModelConfig {
     double routedScalingFactor = 1.0;
     std::string scoringFunc = "softmax";
 
+    // Multi-head latent attention (kvLoraRank > 0): headDim is qkNopeHeadDim + rotaryDim, and every head has keys of
+    // its own, made of the latent.
+    int qLoraRank = 0;  // 0: queries are made of the hidden state
+    int kvLoraRank = 0;
+    int qkNopeHeadDim = 0;
+    int vHeadDim = 0;
+
     bool useQkNorm = false;
     int nNextnLayers = 0;
 
@@ -59,6 +66,11 @@ struct ModelConfig {
     int bosTokenId = -1;
 
     bool isMoe() const { return nRoutedExperts > 0; }
+    bool isLatent() const { return kvLoraRank > 0; }
+    /// Values of a head that attention hands on.
+    int valueDim() const { return isLatent() ? vHeadDim : headDim; }
+    /// What one position of a latent cache holds: the latent and the rotated part of the key, for all heads.
+    int latentDim() const { return kvLoraRank + rotaryDim; }
     int qDim() const { return nHeads * headDim; }
     int kvDim() const { return nKvHeads * headDim; }
 };

@@ -153,7 +153,8 @@ void ModelFile::openDescribed(std::string_view text) {
     for (size_t i = 0; i < tensors_.size(); i++) {
         if (!places_.emplace(tensors_[i].name, Place{i, entries[i].offset, entries[i].hash}).second)
             throw FormatError("{}: tensor {} is listed twice", path(), tensors_[i].name);
-        if (tensors_[i].name == "layers.0.attn.q.weight") weightType_ = tensors_[i].dtype;
+        if (tensors_[i].name == (config_.isLatent() ? "layers.0.attn.o.weight" : "layers.0.attn.q.weight"))
+            weightType_ = tensors_[i].dtype;
     }
 }
 

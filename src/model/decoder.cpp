@@ -8,6 +8,32 @@
 
 namespace dllama {
 
+namespace {
+
+LatentShape latentShape(const ModelConfig& c, int nHeads) {
+    if (!c.isLatent()) return {};
+    return {nHeads, c.kvLoraRank, c.qkNopeHeadDim, c.rotaryDim, c.vHeadDim};
+}
+
+/// Columns of the buffers of latent attention on a rank of nHeads heads.
+struct LatentCols {
+    int projected = 0, queryLatent = 0, q = 0, plain = 0, queries = 0, mixed = 0;
+
+    LatentCols(const ModelConfig& c, int nHeads) {
+        if (!c.isLatent() || nHeads == 0) return;
+        const LatentShape shape = latentShape(c, nHeads);
+        queryLatent = c.qLoraRank;
+        q = queryLatent > 0 ? nHeads * shape.queryDim() : 0;
+        projected = (queryLatent > 0 ? queryLatent : nHeads * shape.queryDim()) + shape.rowDim();
+        plain = nHeads * shape.plainDim;
+        queries = nHeads * shape.rowDim();
+        mixed = nHeads * shape.latentDim;
+    }
+    int sum() const { return projected + queryLatent + q + plain + queries + mixed; }
+};
+
+}  // namespace
+
 Decoder::Decoder(const Architecture& arch, const ShardPlan& plan, int rank, const RankWeights& weights,
                  Backend& backend, Communicator& comm, const DecoderLimits& limits)
     : arch_(arch),
@@ -18,7 +44,7 @@ Decoder::Decoder(const Architecture& arch, const ShardPlan& plan, int rank, cons
       comm_(comm),
       limits_(limits),
       shape_(plan.attentionShape(rank)),
-      context_{arch, backend, comm, shape_, rope_} {
+      context_{arch, backend, comm, shape_, latentShape(arch.config, shape_.nHeads), rope_} {
     const ModelConfig& c = arch.config;
     const RankShare& share = plan.share(rank);
 
@@ -30,7 +56,10 @@ Decoder::Decoder(const Architecture& arch, const ShardPlan& plan, int rank, cons
     rope_.sin = backend.uploadVector(tables.sin.data(), static_cast<int64_t>(tables.sin.size()));
 
     for (int layer = 0; layer < c.nLayers; layer++)
-        kv_.push_back(backend.allocateKvLayer(limits.kvType, limits.nKvBlocks, shape_.nKvHeads, c.headDim));
+        kv_.push_back(c.isLatent()
+                          ? backend.allocateLatentLayer(limits.kvType, shape_.nHeads > 0 ? limits.nKvBlocks : 0,
+                                                        context_.latent.rowDim())
+                          : backend.allocateKvLayer(limits.kvType, limits.nKvBlocks, shape_.nKvHeads, c.headDim));
     for (size_t i = 0; i < weights.layers.size(); i++) {
         const LayerWeights* next = i + 1 < weights.layers.size() ? &weights.layers[i + 1] : nullptr;
         layers_.push_back({&weights.layers[i], &kv_[i], next ? &next->attnNorm : &weights.finalNorm,
@@ -42,8 +71,13 @@ Decoder::Decoder(const Architecture& arch, const ShardPlan& plan, int rank, cons
     const int rows = limits.maxTokens;
     buffers_.x = backend.allocateActivations(rows, c.hiddenSize, false);
     buffers_.normed = backend.allocateActivations(rows, c.hiddenSize, true);
-    buffers_.qkv = backend.allocateActivations(rows, shape_.qkvCols(), false);
-    buffers_.context = backend.allocateActivations(rows, shape_.nHeads * c.headDim, true);
+    const LatentCols latent(c, shape_.nHeads);
+    buffers_.qkv = backend.allocateActivations(rows, c.isLatent() ? latent.projected : shape_.qkvCols(), false);
+    buffers_.latent = {
+        backend.allocateActivations(rows, latent.queryLatent, true), backend.allocateActivations(rows, latent.q, false),
+        backend.allocateActivations(rows, latent.plain, true), backend.allocateActivations(rows, latent.queries, false),
+        backend.allocateActivations(rows, latent.mixed, true)};
+    buffers_.context = backend.allocateActivations(rows, shape_.nHeads * c.valueDim(), true);
     buffers_.hidden = backend.allocateActivations(rows, share.ffn.size(), true);
     buffers_.shared = backend.allocateActivations(rows, share.shared.size(), true);
     buffers_.y = backend.allocateActivations(rows, c.hiddenSize, false);
@@ -144,13 +178,16 @@ void Decoder::runLayersMicrobatched(const StepInputs& step) {
 }
 
 size_t Decoder::kvBytesPerPosition(const Architecture& arch, const AttentionShape& shape, DType kvType) {
+    const ModelConfig& c = arch.config;
+    if (c.isLatent()) return shape.nHeads > 0 ? size_t{1} * c.nLayers * c.latentDim() * blockBytes(kvType) : 0;
     return size_t{2} * arch.config.nLayers * shape.nKvHeads * shape.headDim * blockBytes(kvType);
 }
 
 size_t Decoder::bufferBytes(const Architecture& arch, const RankShare& share, const DecoderLimits& limits) {
     const ModelConfig& c = arch.config;
-    const size_t values = size_t{3} * c.hiddenSize + (2 * share.heads.size() + 2 * share.kvHeads.size()) * c.headDim +
-                          share.ffn.size() + share.shared.size();
+    const int attention = c.isLatent() ? LatentCols(c, share.heads.size()).sum() + share.heads.size() * c.vHeadDim
+                                       : (2 * share.heads.size() + 2 * share.kvHeads.size()) * c.headDim;
+    const size_t values = size_t{3} * c.hiddenSize + attention + share.ffn.size() + share.shared.size();
     const size_t perToken = (sizeof(float) + 1) * values;  // f32, and about a byte for the Q80 forms
     const size_t perOutput = sizeof(float) * (static_cast<size_t>(c.hiddenSize) + share.vocabulary.size() +
                                               topLogitsCols(1) + topLogitsCols(kMaxTopLogits));

@@ -12,7 +12,10 @@ const Norm* orNull(const std::optional<Norm>& norm) {
 
 StepBuffers StepBuffers::rowsFrom(const Backend& backend, int first) const {
     const auto of = [&](const Activations& a) { return backend.rowsFrom(a, first); };
-    StepBuffers b{of(x), of(normed), of(qkv), of(context), of(hidden), of(shared), of(y), {}};
+    const LatentBuffers& l = latent;
+    StepBuffers b{of(x),       of(normed), of(qkv),
+                  of(context), of(hidden), of(shared),
+                  of(y),       {},         {of(l.queryLatent), of(l.q), of(l.plain), of(l.queries), of(l.mixed)}};
     const ptrdiff_t entries = ptrdiff_t{first} * routing.topK;
     b.routing = {routing.topK, routing.experts + entries, routing.weights + entries, nullptr};
     return b;
@@ -32,7 +35,10 @@ void LayerContext::computeBlock(const StepInputs& step, const Layer& layer, Bloc
     if (block == Block::Attention) {
         if (!w.qkv) return backend.clear(step, b.y);
         backend.linear(step, b.normed, *w.qkv, b.qkv);
-        backend.attend(step, b.qkv, shape, rope, orNull(w.qNorm), orNull(w.kNorm), *layer.kv, b.context);
+        if (w.latent)
+            attendLatent(step, layer, b);
+        else
+            attendGrouped(step, layer, b);
         backend.linear(step, b.context, *w.o, b.y);
     } else if (w.moe) {
         const FfnWeights& shared = w.moe->shared;
@@ -44,6 +50,11 @@ void LayerContext::computeBlock(const StepInputs& step, const Layer& layer, Bloc
     } else {
         backend.clear(step, b.y);
     }
+}
+
+void LayerContext::attendGrouped(const StepInputs& step, const Layer& layer, StepBuffers& b) const {
+    const LayerWeights& w = *layer.weights;
+    backend.attend(step, b.qkv, shape, rope, orNull(w.qNorm), orNull(w.kNorm), *layer.kv, b.context);
 }
 
 void LayerContext::addResidual(const StepInputs& step, const Layer& layer, Block block, StepBuffers& b) const {

@@ -109,7 +109,10 @@ class Loader {
     void layer(int index, LayerWeights& w) {
         const std::string prefix = fmt::format("layers.{}.", index);
         norm(prefix + "attn_norm", w.attnNorm);
-        matrix({prefix + "attn.q", prefix + "attn.k", prefix + "attn.v"}, w.qkv);
+        if (arch_.config.isLatent())
+            latent(prefix + "attn.", w);
+        else
+            matrix({prefix + "attn.q", prefix + "attn.k", prefix + "attn.v"}, w.qkv);
         if (arch_.qkNorm) {
             norm(prefix + "attn.q_norm", w.qNorm.emplace(), Norm::Kind::Rms);
             norm(prefix + "attn.k_norm", w.kNorm.emplace(), Norm::Kind::Rms);
@@ -122,6 +125,20 @@ class Loader {
         else
             ffn(prefix + "ffn.", w.ffn);
         if (arch_.postNorms) norm(prefix + "post_ffn_norm", w.postFfnNorm.emplace());
+    }
+
+    void latent(const std::string& prefix, LayerWeights& w) {
+        if (plan_.share(rank_).heads.size() == 0) return;
+        LatentWeights& target = w.latent.emplace();
+        const bool queryLatent = arch_.config.qLoraRank > 0;
+        matrix({prefix + (queryLatent ? "q_a" : "q"), prefix + "kv_a"}, w.qkv);
+        if (queryLatent) {
+            norm(prefix + "q_a_norm", target.queryNorm.emplace(), Norm::Kind::Rms);
+            matrix({prefix + "q_b"}, target.qB);
+        }
+        norm(prefix + "kv_a_norm", target.norm, Norm::Kind::Rms);
+        matrix({prefix + "k_b"}, target.kB);
+        matrix({prefix + "v_b"}, target.vB);
     }
 
     void moe(const std::string& prefix, MoeWeights& w) {
@@ -162,6 +179,9 @@ class Loader {
 
 RankWeights loadWeights(const Architecture& arch, const ShardPlan& plan, int rank, const TensorSource& source,
                         Backend& backend, ThreadPool& pool, const LoadProgress& progress) {
+    if (arch.config.isLatent() && !backend.latentOps())
+        throw ConfigError("{}: {} runs on the CPU in this version: start with --device cpu", backend.name(),
+                          arch.config.architecture);
     return Loader(arch, plan, rank, source, backend).load(pool, progress);
 }
 

@@ -23,9 +23,19 @@ struct MoeWeights {
     FfnWeights shared;
 };
 
+/// Of multi-head latent attention, behind the projection of the hidden state; null where a rank has no heads.
+struct LatentWeights {
+    std::optional<Norm> queryNorm;  // with a query latent
+    Norm norm;
+    std::unique_ptr<Matrix> qB;  // with a query latent: (heads, plain | rotated)
+    std::unique_ptr<Matrix> kB;  // (heads, latent) x plain
+    std::unique_ptr<Matrix> vB;  // (heads, value) x latent
+};
+
 struct LayerWeights {
     Norm attnNorm;
-    std::unique_ptr<Matrix> qkv;  // q, k, v stacked
+    std::unique_ptr<Matrix> qkv;  // q, k, v stacked; latent attention: query latent (or q), latent and key
+    std::optional<LatentWeights> latent;
     std::optional<Norm> qNorm, kNorm;
     std::unique_ptr<Matrix> o;
     std::optional<Norm> postAttnNorm;

@@ -96,7 +96,7 @@ ShardPlan makeShardPlan(const Architecture& arch, const std::vector<NodeSpec>& n
     plan.headDim_ = c.headDim;
     plan.group_ = c.nHeads / c.nKvHeads;
     // The columns of the attention output follow the heads and must fall on whole blocks.
-    const int headUnit = unit / std::gcd(unit, c.headDim);
+    const int headUnit = unit / std::gcd(unit, c.valueDim());
     const std::vector<Span> heads = cut(c.nHeads, headUnit, nodes);
     const std::vector<Span> ffn = cut(c.intermediateSize, unit, nodes);
     const std::vector<Span> experts = cut(c.moeIntermediateSize, unit, nodes);
@@ -150,6 +150,8 @@ std::optional<TensorSlice> ShardPlan::slice(const TensorDecl& tensor, int rank) 
     switch (tensor.cut) {
         case Cut::Replicated:
             return whole;
+        case Cut::WithHeads:
+            return share.heads.size() > 0 ? std::optional(whole) : std::nullopt;
         case Cut::RootOnly:
             return rank == 0 ? std::optional(whole) : std::nullopt;
         case Cut::HeadSum:

@@ -82,7 +82,7 @@ TEST_P(GoldenModels, AnyNumberOfRanksGivesTheSameLogits) {
 INSTANTIATE_TEST_SUITE_P(Models, GoldenModels,
                          testing::Values("chatglm-6b", "glm-4-9b-chat", "glm-hf-bias", "glm4-dense", "glm4moe-16x2",
                                          "glm4moe-128x8", "llama", "qwen3", "qwen3moe", "qwen2", "solar-open",
-                                         "glm45v-text", "glm41v-text", "glm-ocr-text"),
+                                         "glm45v-text", "glm41v-text", "glm-ocr-text", "glm47flash"),
                          [](const auto& info) {
                              std::string name = info.param;
                              std::replace(name.begin(), name.end(), '-', '_');
@@ -199,7 +199,7 @@ TEST_F(DemoModel, SamePerplexityWithQ80) {
 /// bits as in pieces that are too small for it.
 TEST(ClusterEquality, PrefillInMicrobatches) {
     Workers workers;
-    for (const std::string model : {"glm4-dense", "glm4moe-16x2", "llama", "qwen3moe"}) {
+    for (const std::string model : {"glm4-dense", "glm4moe-16x2", "llama", "qwen3moe", "glm47flash"}) {
         const GoldenCase golden(DLLAMA_TEST_DATA "/golden/" + model);
         const std::string path = std::string(DLLAMA_GOLDEN_MODELS) + "/" + model + "-f32.m";
         std::vector<int> prompt;

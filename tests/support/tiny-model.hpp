@@ -29,15 +29,23 @@ inline ModelConfig tinyConfig(const std::string& architecture) {
     c.eosTokenIds = {1};
     if (architecture == "qwen3" || architecture == "qwen3moe") c.useQkNorm = true;
     if (architecture == "glm" || architecture == "glm4moe") c.attentionBias = true;
-    if (architecture == "glm4moe" || architecture == "qwen3moe") {
+    if (architecture == "glm4moe" || architecture == "glm4moelite" || architecture == "qwen3moe") {
         c.nRoutedExperts = 8;
         c.nExpertsPerToken = 2;
         c.moeIntermediateSize = 96;
     }
-    if (architecture == "glm4moe") {
+    if (architecture == "glm4moe" || architecture == "glm4moelite") {
         c.firstMoeLayer = 1;
         c.nSharedExperts = 1;
         c.scoringFunc = "sigmoid";
+    }
+    if (architecture == "glm4moelite") {
+        c.nKvHeads = c.nHeads = 5;
+        c.headDim = 48;
+        c.qLoraRank = 96;
+        c.kvLoraRank = 64;
+        c.qkNopeHeadDim = 32;
+        c.vHeadDim = 64;
     }
     if (architecture == "chatglm") {
         c.nKvHeads = c.nHeads = 4;

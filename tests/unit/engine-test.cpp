@@ -402,7 +402,8 @@ TEST_F(EngineTest, ScoresComeOnceEachWhateverIsLost) {
 }
 
 TEST(EngineLegacy, RunsEveryFamilyAndType) {
-    for (const char* architecture : {"llama", "qwen3", "qwen3moe", "glm", "glm4", "glm4moe", "chatglm"}) {
+    for (const char* architecture :
+         {"llama", "qwen3", "qwen3moe", "glm", "glm4", "glm4moe", "glm4moelite", "chatglm"}) {
         for (const DTypeInfo& info : kDTypes) {
             const DType type = info.type;
             const std::string path = testing::TempDir() + "/engine-types.m";

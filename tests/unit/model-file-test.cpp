@@ -133,7 +133,8 @@ INSTANTIATE_TEST_SUITE_P(Files, ModelFileTest,
                          testing::Values(std::pair("llama", DType::Q40), std::pair("qwen3", DType::F32),
                                          std::pair("qwen3moe", DType::Q80), std::pair("llama", DType::BF16),
                                          std::pair("glm", DType::F16), std::pair("glm4", DType::Q40),
-                                         std::pair("glm4moe", DType::Q80), std::pair("chatglm", DType::F32)));
+                                         std::pair("glm4moe", DType::Q80), std::pair("glm4moelite", DType::Q40),
+                                         std::pair("chatglm", DType::F32)));
 
 TEST(ModelFileErrors, ForeignFilesAreNamed) {
     const std::string file = testing::TempDir() + "/foreign.m";
@@ -261,7 +262,7 @@ TEST(LegacyHeader, StatesWhatItCanAndNothingElse) {
 }
 
 TEST(ModelConfigJson, RefusesUnknownAndImpossibleFields) {
-    const std::string good = modelConfigToJson(tinyConfig("glm4moe"));
+    std::string good = modelConfigToJson(tinyConfig("glm4moe"));
     EXPECT_EQ(modelConfigToJson(modelConfigFromJson(good, "x")), good);
     const auto refuses = [&](const std::string& from, const std::string& to, const std::string& word) {
         std::string text = good;
@@ -282,6 +283,13 @@ TEST(ModelConfigJson, RefusesUnknownAndImpossibleFields) {
     refuses("\"head_dim\":32", "\"head_dim\":4000", "head_dim is 4000, must be from 8 to 256");
     refuses("\"num_key_value_heads\":2", "\"num_key_value_heads\":3", "no multiple of num_key_value_heads 3");
     refuses("\"scoring_func\":\"sigmoid\"", "\"scoring_func\":\"tanh\"", "tanh");
+
+    good = modelConfigToJson(tinyConfig("glm4moelite"));
+    EXPECT_EQ(modelConfigToJson(modelConfigFromJson(good, "x")), good);
+    refuses("\"kv_lora_rank\":64", "\"kv_lora_rank\":65", "kv_lora_rank 65 is no multiple of 32");
+    refuses("\"kv_lora_rank\":64", "\"kv_lora_rank\":8192", "kv_lora_rank is 8192, must be from 0 to 4096");
+    refuses("\"v_head_dim\":64", "\"v_head_dim\":16", "v_head_dim is 16");
+    refuses("\"head_dim\":48", "\"head_dim\":64", "head_dim 64 is not qk_nope_head_dim 32 and rotary_dim 16");
 }
 
 }  // namespace

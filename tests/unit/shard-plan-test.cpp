@@ -14,6 +14,7 @@
 
 #include "base/errors.hpp"
 #include "cluster/memory-plan.hpp"
+#include "model/decoder.hpp"
 #include "model/weights.hpp"
 #include "tensor/blocks.hpp"
 #include "tiny-model.hpp"
@@ -65,6 +66,15 @@ std::vector<std::pair<std::string, Architecture>> models() {
         // Heads narrower than a block, a vocabulary that is no multiple of one.
         {"narrow", model("llama", {96, 2, 12, 6, 24, 224, 1009})},
     };
+    ModelConfig flash = model("glm4moe", {2048, 3, 20, 20, 256, 10240, 154880}, {64, 4, 1, 1536, 1}).config;
+    flash.architecture = "glm4moelite";
+    flash.attentionBias = false;
+    flash.rotaryDim = 64;
+    flash.qLoraRank = 768;
+    flash.kvLoraRank = 512;
+    flash.qkNopeHeadDim = 192;
+    flash.vHeadDim = 256;
+    all.emplace_back("GLM-4.7-Flash", makeArchitecture(flash));
     Architecture tied = model("glm", {2048, 2, 16, 4, 128, 6144, 59264});
     tied.config.tieEmbeddings = true;
     all.emplace_back("GLM-Edge-1.5B", tied);
@@ -107,7 +117,7 @@ constexpr Span RankShare::*kParts[] = {&RankShare::heads, &RankShare::ffn, &Rank
 
 /// How many of the pieces that a part is cut into a rank has. The last piece of a vocabulary may be a small one.
 int units(const Architecture& arch, const ShardPlan& plan, int rank, Span RankShare::*part) {
-    const int heads = kBlockValues / std::gcd(kBlockValues, arch.config.headDim);
+    const int heads = kBlockValues / std::gcd(kBlockValues, arch.config.valueDim());
     const int unit = part == &RankShare::heads ? heads : kBlockValues;
     return ((plan.share(rank).*part).size() + unit - 1) / unit;
 }
@@ -191,6 +201,11 @@ TEST(ShardPlan, SlicesTileEveryTensor) {
             if (tensor.cut == Cut::Replicated) {
                 ASSERT_EQ(holders, n) << tensor.name;
                 ASSERT_EQ(cells, n * all) << tensor.name;
+            } else if (tensor.cut == Cut::WithHeads) {
+                int withHeads = 0;
+                for (int rank = 0; rank < n; rank++) withHeads += plan.share(rank).heads.size() > 0;
+                ASSERT_EQ(holders, withHeads) << tensor.name;
+                ASSERT_EQ(cells, withHeads * all) << tensor.name;
             } else if (tensor.cut == Cut::KvHeads) {
                 ASSERT_GE(cells, all) << tensor.name;
             } else {
@@ -223,11 +238,13 @@ TEST(ShardPlan, AttentionFindsItsKvHeads) {
 TEST(ShardPlan, BytesAddUp) {
     forEachPlan([](const Architecture& arch, const std::vector<NodeSpec>& nodes, const ShardPlan& plan) {
         const Shapes shapes(arch);
-        size_t once = 0, everywhere = 0, kvRows = 0, kvBytes = 0;
+        size_t once = 0, everywhere = 0, kvRows = 0, kvBytes = 0, withHeads = 0, nWithHeads = 0;
         for (const TensorDecl& tensor : declareTensors(arch)) {
             const size_t bytes = shapes.info(tensor.name).bytes();
             if (tensor.cut == Cut::Replicated)
                 everywhere += bytes;
+            else if (tensor.cut == Cut::WithHeads)
+                withHeads += bytes;
             else if (tensor.cut == Cut::KvHeads)
                 kvBytes += bytes;
             else if (tensor.cut != Cut::RootOnly || arch.config.tieEmbeddings)
@@ -241,10 +258,27 @@ TEST(ShardPlan, BytesAddUp) {
             ASSERT_EQ(ofRank, storedWeightBytes(arch, plan, rank, shapes)) << "rank " << rank;
             sum += ofRank;
             kvRows += plan.share(rank).kvHeads.size();
+            nWithHeads += plan.share(rank).heads.size() > 0;
         }
-        const size_t expected = once + everywhere * nodes.size() + kvBytes / arch.config.nKvHeads * kvRows;
+        const size_t expected =
+            once + everywhere * nodes.size() + withHeads * nWithHeads + kvBytes / arch.config.nKvHeads * kvRows;
         ASSERT_EQ(sum, expected);
     });
+}
+
+TEST(ShardPlan, EveryRankWithHeadsCachesWholeLatents) {
+    ModelConfig c;
+    for (const auto& [name, arch] : models())
+        if (name == "GLM-4.7-Flash") c = arch.config;
+    c.nLayers = 47;
+    const Architecture arch = makeArchitecture(c);
+    for (const int n : {1, 3, 20, 24}) {
+        const ShardPlan plan = makeShardPlan(arch, evenNodes(n));
+        for (int rank = 0; rank < n; rank++) {
+            const size_t expected = plan.share(rank).heads.size() > 0 ? 47 * (512 + 64) * 2 : 0;
+            EXPECT_EQ(Decoder::kvBytesPerPosition(arch, plan.attentionShape(rank), DType::F16), expected);
+        }
+    }
 }
 
 TEST(ShardPlan, SlowNodesGetLess) {

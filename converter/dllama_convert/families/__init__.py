@@ -12,6 +12,7 @@ from ..printing import shown
 from .chatglm import chatglm
 from .glm import glm
 from .glm4moe import glm4moe
+from .glm4moelite import glm4moelite
 from .llama import llama
 from .plan import Builder, MismatchError, Output, Plan
 from .qwen3 import qwen3
@@ -31,6 +32,7 @@ FAMILIES = {
     "Glm4MoeForCausalLM": glm4moe,
     "Glm4vMoeForConditionalGeneration": glm4moe,
     "SolarOpenForCausalLM": glm4moe,
+    "Glm4MoeLiteForCausalLM": glm4moelite,
     "ChatGLMModel": chatglm,
 }
 

@@ -7,11 +7,15 @@ from ..hf_config import HfConfig
 from .plan import Builder
 
 
-def base_config(c: HfConfig, *, bias: bool, rotary: float, default_theta: float | None = None) -> dict:
-    """The fields that all families have. `rotary`: share of a head that is rotated."""
+def base_config(
+    c: HfConfig, *, bias: bool, rotary: float, default_theta: float | None = None, head_dim: int | None = None
+) -> dict:
+    """The fields that all families have. `rotary`: share of a head that is rotated. `head_dim`: where the config's
+    field of that name means something else."""
     heads = c.count("num_attention_heads", high=4096)
     hidden = c.count("hidden_size", low=32, high=1 << 17)
-    head_dim = c.count("head_dim", default=hidden // heads, low=0) or hidden // heads
+    if head_dim is None:
+        head_dim = c.count("head_dim", default=hidden // heads, low=0) or hidden // heads
     if not 8 <= head_dim <= 256 or head_dim % 8:
         raise ConversionError(f"{c.path}: head_dim is {head_dim}, must be a multiple of 8 from 8 to 256")
     kv_heads = c.count("num_key_value_heads", default=heads, high=4096)

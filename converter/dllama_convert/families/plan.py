@@ -20,6 +20,7 @@ class Output:
     source: str
     index: slice | np.ndarray
     is_weight: bool  # has the chosen weight type; the others are F32
+    turned: int = 0  # not 0: the source's rows come in groups of so many, and each group is stored transposed
 
 
 @dataclasses.dataclass
@@ -119,6 +120,11 @@ class Builder:
         self._source(source, [total_rows or rows, cols])
         index = slice(first_row, first_row + rows) if index is None else index
         self.outputs.append(Output(name, (rows, cols), self._names[source], index, weight))
+
+    def turned(self, name: str, rows: int, cols: int, source: str, index, total_rows: int) -> None:
+        """`rows` x `cols` from rows `index` of `source`: each group of `cols` of them is transposed."""
+        self._source(source, [total_rows, rows * cols // len(index)])
+        self.outputs.append(Output(name, (rows, cols), self._names[source], index, True, cols))
 
     def vector(self, name: str, size: int, source: str, index=None, *, first_row=0, total_rows=None) -> None:
         self._source(source, [total_rows or size])

@@ -279,19 +279,19 @@ inline void scoreBlock(const float* q, const float* k, int headDim, float scale,
 
 /// mixed[d] = mixed[d] * keep + sum of weights[p] * v[p][d], for kVectors vectors of d.
 template <int kVectors>
-inline void mixValues(const float* weights, int n, const float* v, int headDim, float keep, float* mixed) {
+inline void mixValues(const float* weights, int n, const float* v, int stride, float keep, float* mixed) {
     Floats sums[kVectors];
     for (int i = 0; i < kVectors; i++) sums[i] = mul(load(mixed + i * kLanes), set1(keep));
-    for (int p = 0; p < n; p++, v += headDim) {
+    for (int p = 0; p < n; p++, v += stride) {
         const Floats weight = set1(weights[p]);
         for (int i = 0; i < kVectors; i++) sums[i] = mulAdd(weight, load(v + i * kLanes), sums[i]);
     }
     for (int i = 0; i < kVectors; i++) store(mixed + i * kLanes, sums[i]);
 }
 
-inline void mixLast(const float* weights, int n, const float* v, int headDim, float keep, float* mixed, int width) {
+inline void mixLast(const float* weights, int n, const float* v, int stride, float keep, float* mixed, int width) {
     Floats sum = mul(loadUpTo(mixed, width), set1(keep));
-    for (int p = 0; p < n; p++, v += headDim) sum = mulAdd(set1(weights[p]), loadUpTo(v, width), sum);
+    for (int p = 0; p < n; p++, v += stride) sum = mulAdd(set1(weights[p]), loadUpTo(v, width), sum);
     storeUpTo(mixed, sum, width);
 }
 
@@ -302,7 +302,7 @@ void attend(const KvBlockView& block, QueryState* queries, int nQueries, float s
         if (left <= 0) continue;
         const int n = left < kPositions ? left : kPositions;
         alignas(64) float scores[kPositions];
-        scoreBlock(query.q, block.k, block.headDim, scale, scores);
+        scoreBlock(query.q, block.k, block.keyDim, scale, scores);
         // What lies behind the contextLength positions may be anything.
         for (int p = n; p < kPositions; p++) scores[p] = -__builtin_inff();
 
@@ -319,11 +319,12 @@ void attend(const KvBlockView& block, QueryState* queries, int nQueries, float s
 
         constexpr int kVectors = 8;
         int d = 0;
-        for (; d + kVectors * kLanes <= block.headDim; d += kVectors * kLanes)
-            mixValues<kVectors>(scores, n, block.v + d, block.headDim, keep, query.mixed + d);
-        for (; d + kLanes <= block.headDim; d += kLanes)
-            mixValues<1>(scores, n, block.v + d, block.headDim, keep, query.mixed + d);
-        if (d < block.headDim) mixLast(scores, n, block.v + d, block.headDim, keep, query.mixed + d, block.headDim - d);
+        for (; d + kVectors * kLanes <= block.valueDim; d += kVectors * kLanes)
+            mixValues<kVectors>(scores, n, block.v + d, block.valueStride, keep, query.mixed + d);
+        for (; d + kLanes <= block.valueDim; d += kLanes)
+            mixValues<1>(scores, n, block.v + d, block.valueStride, keep, query.mixed + d);
+        if (d < block.valueDim)
+            mixLast(scores, n, block.v + d, block.valueStride, keep, query.mixed + d, block.valueDim - d);
     }
 }
 
