@@ -8,6 +8,7 @@ import argparse
 import pathlib
 import sys
 
+from dllama_convert.chat_formats import chat_words, settle_chat_format
 from dllama_convert.convert import ModelImage, check_output, check_tokenizer, convert, run_tool, say_notes
 from dllama_convert.families import plan_of
 from dllama_convert.gguf_checkpoint import GgufCheckpoint, GgufFile, kept_types
@@ -49,12 +50,12 @@ def main() -> int:
         if tokenizer is None:
             return f"{done}; the file has no tokenizer"
         try:
+            settle_chat_format(tokenizer)
             write_tokenizer(tokenizer_path, tokenizer)
         except BaseException:
             path.unlink()  # half of the pair would stand in the way of the next try
             raise
-        chat = tokenizer.chat_format or "none"
-        return f"{done}\n✅ {tokenizer_path}: {len(tokenizer.vocab)} tokens, chat format {chat}"
+        return f"{done}\n✅ {tokenizer_path}: {len(tokenizer.vocab)} tokens, {chat_words(tokenizer)}"
 
     return run_tool(work)
 

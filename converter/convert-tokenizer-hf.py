@@ -5,6 +5,7 @@ import argparse
 import pathlib
 import sys
 
+from dllama_convert.chat_formats import chat_words, settle_chat_format
 from dllama_convert.convert import check_output, run_tool
 from dllama_convert.lora import refuse_adapter
 from dllama_convert.tokenizer_file import write_tokenizer
@@ -23,8 +24,9 @@ def main() -> int:
         refuse_adapter(args.folder)
         tokenizer = load_tokenizer(args.folder)
         check_output(args.output_dir, 0, path.name)
+        settle_chat_format(tokenizer)
         write_tokenizer(path, tokenizer)
-        return f"{path}: {len(tokenizer.vocab)} tokens, chat format {tokenizer.chat_format or 'none'}"
+        return f"{path}: {len(tokenizer.vocab)} tokens, {chat_words(tokenizer)}"
 
     return run_tool(work)
 

@@ -3,7 +3,7 @@
 from gguf import TokenType
 
 from . import ConversionError
-from .chat_formats import chat_format
+from .chat_formats import class_format
 from .gguf_checkpoint import GgufFile
 from .gguf_config import eos_ids
 from .sentencepiece_proto import model_proto
@@ -46,7 +46,11 @@ def read_tokenizer(file: GgufFile) -> Tokenizer:
         t.add_bos = t.bos_id >= 0 and bool(file.get("tokenizer.ggml.add_bos_token", default))
     t.chat_template = file.get("tokenizer.chat_template", "")
     architecture = "ChatGLMModel" if file.architecture == "chatglm" else ""
-    t.chat_format = chat_format({"architectures": [architecture]}, t)
+    t.chat_format = class_format({"architectures": [architecture]}, t)
+    for name in ("bos", "eos", "unknown", "padding"):
+        i = file.get(f"tokenizer.ggml.{name}_token_id", -1)
+        if isinstance(i, int) and 0 <= i < len(tokens):
+            t.template_tokens[f"{name[:3]}_token"] = tokens[i]
     return t
 
 

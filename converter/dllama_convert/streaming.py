@@ -17,6 +17,7 @@ import shutil
 import xxhash
 
 from . import ConversionError
+from .chat_formats import chat_words, settle_chat_format
 from .checkpoint import READABLE, Checkpoint, open_checkpoint, read_json, read_safetensors, without_scales
 from .convert import Encoder, ModelImage, check_tokenizer, convert, counted, encode_rows_of, progress_bar, say_notes
 from .families import make_plan
@@ -24,7 +25,7 @@ from .fp8 import pair_scales
 from .hub import RemoteFile, Repository, open_repository
 from .lora import refuse_adapter
 from .model_file import write_tensor
-from .paths import below
+from .paths import below, printable
 from .tokenizer_file import write_tokenizer
 from .tokenizers import has_tokenizer, load_tokenizer
 
@@ -174,7 +175,9 @@ class StreamingConversion:
         elif not path.exists():
             tokenizer = load_tokenizer(self.work)
             check_tokenizer(tokenizer, vocab_size)
+            settle_chat_format(tokenizer)
             write_tokenizer(path, tokenizer)
+            print(printable(f"💡 {chat_words(tokenizer)}"), flush=True)
 
     def _convert_shards(self, repository: Repository, shards: dict, journal: Journal) -> None:
         remote = RemoteTensors(shards)

@@ -25,7 +25,11 @@ class Tokenizer:
     suffix_ids: list[int] = dataclasses.field(default_factory=list)
     text_rules: str = ""
     chat_format: str = ""
+    chat_format_reason: str = ""  # why it is none although there is a template
+    chat_format_compared: bool = False  # its prompts equal the template's
     chat_template: str = ""
+    # bos_token and the like as templates call them; not stored.
+    template_tokens: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
     bos_id: int = -1
     add_bos: bool = False
     eos_ids: list[int] = dataclasses.field(default_factory=list)
@@ -52,6 +56,10 @@ def write_tokenizer(path: pathlib.Path, t: Tokenizer) -> None:
         "text_rules": t.text_rules,
         "chat_format": t.chat_format,
     }
+    if t.chat_format_reason:
+        document["chat_format_reason"] = t.chat_format_reason
+    if t.chat_format_compared:
+        document["chat_format_compared"] = True
     text = json.dumps(document, ensure_ascii=False).encode()
 
     def write(file) -> None:

@@ -5,7 +5,7 @@ import json
 import pathlib
 
 from . import ConversionError
-from .chat_formats import chat_format
+from .chat_formats import class_format
 from .checkpoint import read_json
 from .model_names import class_of, text_fields
 from .sentencepiece_json import SPACE, pieces_of
@@ -143,7 +143,9 @@ def _load(folder: Folder) -> Tokenizer:
     else:
         raise ConversionError(f"{path}: there is no tokenizer.json, tokenizer.model, ice_text.model or vocab.json")
     t.chat_template = folder.template()
-    t.chat_format = chat_format(folder.model_config, t)
+    t.chat_format = class_format(folder.model_config, t)
+    names = ("bos_token", "eos_token", "unk_token", "pad_token")
+    t.template_tokens = {name: text for name in names if isinstance(text := folder.token(name), str)}
     return t
 
 

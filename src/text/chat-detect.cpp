@@ -142,10 +142,11 @@ ChatChoice chooseChatFormat(const TokenizerFile& file) {
     const chat::Family* named = file.chatFormat.empty() ? nullptr : chat::findFamily(file.chatFormat);
     if (!file.chatFormat.empty() && !named) throw FormatError("unknown chat format \"{}\"", file.chatFormat);
     if (!file.chatFormatReason.empty()) return {ChatFormat::None, file.chatFormatReason};
+    if (named && file.chatFormatCompared) return {named->format};
     if (!file.chatTemplate.empty()) {
         if (const auto format = detectChatFormat(file.chatTemplate)) return {*format};
     }
-    if (named && (file.chatTemplate.empty() || file.chatFormatCompared)) return {named->format};
+    if (named && file.chatTemplate.empty()) return {named->format};
     // These models have no template that says what they are: their class does.
     if (named && file.chatFormat.starts_with("chatglm")) return {named->format};
     if (file.chatTemplate.empty()) return {ChatFormat::None, "the model has no chat template"};

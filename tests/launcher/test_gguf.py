@@ -315,7 +315,7 @@ def test_byte_level_tokenizer(tmp_path):
 
     t = read_tokenizer(tokenizer_file(tmp_path / "t.gguf", "glm4moe", fill))
     assert t == load_tokenizer(tmp_path)
-    assert t.chat_format == "glm-4.5"
+    assert t.chat_template == template
 
 
 def load_pattern() -> str:
