@@ -11,10 +11,10 @@ std::unique_ptr<AnswerWriter> makeAnswerWriter(const GenerationRequest& request,
         case Dialect::Completion:
             return makeCompletionWriter(request, std::move(name));
         case Dialect::Responses:
+            return makeResponsesWriter(request, std::move(name));
         case Dialect::Messages:
-            break;
+            return makeMessagesWriter(request, std::move(name));
     }
-    DLLAMA_CHECK(!"a dialect with a reader has a writer");
     return nullptr;
 }
 

@@ -72,37 +72,6 @@ void readTools(const Fields& fields, ChatRequest& chat, ToolUse& use) {
     checkFunctions(use.functions, *tools);
 }
 
-/// {type: allowed_tools, allowed_tools: {mode, tools: [{type, function: {name}}]}}: a part of the tools may be called.
-void readAllowedTools(const Fields& choice, ToolUse& use) {
-    const Fields allowed = choice.object("allowed_tools").value_or(choice);
-    const Items tools = allowed.requiredList("tools");
-    std::vector<FunctionTool> kept;
-    for (size_t i = 0; i < tools.size(); i++) {
-        const Fields tool(tools[i], tools.pathOf(i));
-        const std::string name = tool.object("function").value_or(tool).requiredText("name");
-        const auto found = std::find_if(use.functions.begin(), use.functions.end(),
-                                        [&](const FunctionTool& function) { return function.name == name; });
-        if (found == use.functions.end())
-            throw invalidRequest(tool.pathOf("name"), "{} names the function {}, which is not among the tools",
-                                 tools.pathOf(i), shown(pythonText(name)));
-        kept.push_back(*found);
-    }
-    use.functions = std::move(kept);
-    chooseByWord(allowed.text("mode").value_or("auto"), allowed.pathOf("mode"), use);
-}
-
-void readToolChoice(const Fields& fields, ToolUse& use) {
-    use.parallel = fields.flag("parallel_tool_calls").value_or(true);
-    const PythonValue* choice = fields.find("tool_choice");
-    if (!choice) return;
-    if (choice->isString()) return chooseByWord(choice->text, "tool_choice", use);
-    const Fields object(*choice, "tool_choice");
-    if (readOneOf(object, "type", {"function", "allowed_tools"}) == "allowed_tools")
-        return readAllowedTools(object, use);
-    const Fields function = object.object("function").value_or(object);
-    chooseFunction(function.requiredText("name"), "tool_choice", use);
-}
-
 }  // namespace
 
 GenerationRequest readChatCompletion(std::string_view text, const ReaderOptions& options) {

@@ -18,12 +18,12 @@ enum class Dialect { Chat, Completion, Responses, Messages };
 
 /// What the client says about sampling; what is not set has the server's default. All values are in range.
 struct SamplingFields {
-    std::optional<float> temperature;                   ///< 0 to 2; 0: the most likely token
-    std::optional<float> topP;                          ///< above 0, to 1; a client's 0 is a tiny number here, 1 is off
-    std::optional<float> minP;                          ///< 0 to 1; 0: off
-    std::optional<int> topK;                            ///< 0: off
-    std::optional<float> repetitionPenalty;             ///< 0.01 to 100; 1: off
-    std::optional<uint64_t> seed;                       ///< not set: another one for each request
+    std::optional<float> temperature = std::nullopt;  ///< 0 to 2; 0: the most likely token
+    std::optional<float> topP = std::nullopt;         ///< above 0, to 1; a client's 0 is a tiny number here, 1 is off
+    std::optional<float> minP = std::nullopt;         ///< 0 to 1; 0: off
+    std::optional<int> topK = std::nullopt;           ///< 0: off
+    std::optional<float> repetitionPenalty = std::nullopt;  ///< 0.01 to 100; 1: off
+    std::optional<uint64_t> seed = std::nullopt;            ///< not set: another one for each request
     float presencePenalty = 0.0f;                       ///< -2 to 2, taken from the logit of each token that has come
     float frequencyPenalty = 0.0f;                      ///< -2 to 2, the same for each time it has come
     std::vector<std::pair<int, float>> logitBias = {};  ///< token id, -100 to 100
@@ -77,6 +77,10 @@ struct GenerationRequest {
     ResponseFormat format = {};
     /// Tokens of thinking at most. Whether to think, and how hard, is said in the ChatRequest.
     std::optional<int> reasoningBudget = std::nullopt;
+
+    /// The answer goes on from this text, which stands behind the prompt and is not part of the answer: the assistant's
+    /// last message of /v1/messages. renderPrompt() adds it.
+    std::string answerBegin = {};
 
     bool stream = false;
     bool includeUsage = false;  ///< a streamed answer ends with its usage

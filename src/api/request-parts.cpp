@@ -1,5 +1,6 @@
 #include "api/request-parts.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <limits>
 #include <unordered_set>
@@ -34,6 +35,36 @@ std::vector<std::pair<int, float>> readLogitBias(const Fields& fields, int vocab
         result.emplace_back(id, static_cast<float>(numberOf(value, "logit_bias." + key, -100.0, 100.0)));
     }
     return result;
+}
+
+/// "none", "auto", "required".
+void chooseByWord(const std::string& word, std::string_view path, ToolUse& tools) {
+    if (word == "none")
+        tools.choice = ToolUse::Choice::None;
+    else if (word == "required")
+        requireCall(path, tools);
+    else if (word != "auto")
+        throw invalidRequest(std::string(path), "{} is {}, must be none, auto, required or an object", path,
+                             shown(pythonText(word)));
+}
+
+/// {type: allowed_tools, allowed_tools: {mode, tools: [{type, function: {name}}]}}: a part of the tools may be called.
+void readAllowedTools(const Fields& choice, ToolUse& use) {
+    const Fields allowed = choice.object("allowed_tools").value_or(choice);
+    const Items tools = allowed.requiredList("tools");
+    std::vector<FunctionTool> kept;
+    for (size_t i = 0; i < tools.size(); i++) {
+        const Fields tool(tools[i], tools.pathOf(i));
+        const std::string name = tool.object("function").value_or(tool).requiredText("name");
+        const auto found = std::find_if(use.functions.begin(), use.functions.end(),
+                                        [&](const FunctionTool& function) { return function.name == name; });
+        if (found == use.functions.end())
+            throw invalidRequest(tool.pathOf("name"), "{} names the function {}, which is not among the tools",
+                                 tools.pathOf(i), shown(pythonText(name)));
+        kept.push_back(*found);
+    }
+    use.functions = std::move(kept);
+    chooseByWord(allowed.text("mode").value_or("auto"), allowed.pathOf("mode"), use);
 }
 
 }  // namespace
@@ -117,6 +148,10 @@ std::string readOneOf(const Fields& fields, std::string_view key, std::initializ
                          all);
 }
 
+std::string readEffort(const Fields& fields, std::string_view key) {
+    return readOneOf(fields, key, {"none", "minimal", "low", "medium", "high", "xhigh", "max"});
+}
+
 void applyEffort(const std::string& effort, ChatRequest& chat) {
     if (chat.reasoningEffort.empty()) chat.reasoningEffort = effort;
     if (effort == "none" && !chat.enableThinking) chat.enableThinking = false;
@@ -142,13 +177,29 @@ void readThinking(const Fields& fields, ChatRequest& chat, GenerationRequest& re
         if (!chat.enableThinking) chat.enableThinking = type != "disabled";
         request.reasoningBudget = readTokenLimit(*thinking, "budget_tokens");
     }
-    if (fields.has("reasoning_effort"))
-        applyEffort(readOneOf(fields, "reasoning_effort", {"none", "minimal", "low", "medium", "high", "xhigh", "max"}),
-                    chat);
+    if (fields.has("reasoning_effort")) applyEffort(readEffort(fields, "reasoning_effort"), chat);
     for (const char* key : {"thinking_budget", "reasoning_budget"}) {
         const std::optional<int64_t> budget = fields.integer(key, -1, kMostInt);
         if (budget && *budget >= 0) request.reasoningBudget = static_cast<int>(*budget);
     }
+}
+
+std::string readContent(const PythonValue& content, const std::string& path, std::string_view role,
+                        std::initializer_list<std::string_view> types, ChatFormat format) {
+    if (content.isString()) return content.text;
+    if (content.type != Type::List)
+        throw invalidRequest(path, "{} is {}, must be a text or a list of parts", path, shown(content));
+    std::vector<std::string> texts;
+    const Items parts{path, &content.items};
+    for (size_t i = 0; i < parts.size(); i++) {
+        const Fields part(parts[i], parts.pathOf(i));
+        const std::string type = part.requiredText("type");
+        if (std::find(types.begin(), types.end(), type) == types.end())
+            throw invalidRequest(parts.pathOf(i), "{} is of type {}: the model reads texts only", parts.pathOf(i),
+                                 shown(pythonText(type)));
+        texts.push_back(part.requiredText(type == "refusal" ? "refusal" : "text"));
+    }
+    return joinContentParts(format, role, texts);
 }
 
 FunctionTool readFunction(const Fields& function, std::string_view schemaKey) {
@@ -204,14 +255,16 @@ void chooseFunction(const std::string& name, std::string_view path, ToolUse& too
                          shown(pythonText(name)));
 }
 
-void chooseByWord(const std::string& word, std::string_view path, ToolUse& tools) {
-    if (word == "none")
-        tools.choice = ToolUse::Choice::None;
-    else if (word == "required")
-        requireCall(path, tools);
-    else if (word != "auto")
-        throw invalidRequest(std::string(path), "{} is {}, must be none, auto, required or an object", path,
-                             shown(pythonText(word)));
+void readToolChoice(const Fields& fields, ToolUse& use) {
+    use.parallel = fields.flag("parallel_tool_calls").value_or(true);
+    const PythonValue* choice = fields.find("tool_choice");
+    if (!choice) return;
+    if (choice->isString()) return chooseByWord(choice->text, "tool_choice", use);
+    const Fields object(*choice, "tool_choice");
+    if (readOneOf(object, "type", {"function", "allowed_tools"}) == "allowed_tools")
+        return readAllowedTools(object, use);
+    const Fields function = object.object("function").value_or(object);
+    chooseFunction(function.requiredText("name"), "tool_choice", use);
 }
 
 ResponseFormat readFormat(const Fields& format, const std::optional<Fields>& schemaAt) {

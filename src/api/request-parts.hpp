@@ -33,8 +33,14 @@ std::string readOneOf(const Fields& fields, std::string_view key, std::initializ
 /// Whether and how hard to think: chat_template_kwargs, enable_thinking, thinking {type, budget_tokens},
 /// reasoning_effort, thinking_budget. What is said more precisely (in that order) wins.
 void readThinking(const Fields& fields, ChatRequest& chat, GenerationRequest& request);
-/// An effort: none, minimal, low, ... ; none switches thinking off where nothing else has been said.
+/// How hard to think: none, minimal, low, medium, high, xhigh or max.
+std::string readEffort(const Fields& fields, std::string_view key);
+/// "none" switches thinking off where nothing else has been said.
 void applyEffort(const std::string& effort, ChatRequest& chat);
+
+/// The text of a message's content: a text, or a list of parts of one of the types, joined as the chat format does.
+std::string readContent(const PythonValue& content, const std::string& path, std::string_view role,
+                        std::initializer_list<std::string_view> types, ChatFormat format);
 
 /// A function's name, description and schema. `schemaKey` is parameters or input_schema.
 FunctionTool readFunction(const Fields& function, std::string_view schemaKey);
@@ -46,8 +52,9 @@ void checkFunctions(const std::vector<FunctionTool>& functions, const Items& too
 void chooseFunction(const std::string& name, std::string_view path, ToolUse& tools);
 /// A call must be made. Refuses a request without functions.
 void requireCall(std::string_view path, ToolUse& tools);
-/// "none", "auto", "required".
-void chooseByWord(const std::string& word, std::string_view path, ToolUse& tools);
+/// OpenAI's tool_choice and parallel_tool_calls, with the functions already read: none, auto, required, {type:
+/// function} or {type: allowed_tools}, the names inside an object "function" or flat.
+void readToolChoice(const Fields& fields, ToolUse& use);
 
 /// {type: text | json_object | json_schema}; `schemaAt` is where name, schema and strict of json_schema stand.
 ResponseFormat readFormat(const Fields& format, const std::optional<Fields>& schemaAt);

@@ -22,5 +22,18 @@ struct ReaderOptions {
 GenerationRequest readChatCompletion(std::string_view body, const ReaderOptions& options);
 /// POST /v1/completions
 GenerationRequest readCompletion(std::string_view body, const ReaderOptions& options);
+/// POST /v1/responses. Nothing is kept between requests: what refers to an earlier one is refused.
+GenerationRequest readResponsesRequest(std::string_view body, const ReaderOptions& options);
+/// POST /v1/messages. A request that does not speak of thinking gets none, as at Anthropic.
+GenerationRequest readMessagesRequest(std::string_view body, const ReaderOptions& options);
+/// POST /v1/messages/count_tokens: the same, but for max_tokens, which need not be given.
+GenerationRequest readCountTokens(std::string_view body, const ReaderOptions& options);
+
+/// The request of that dialect.
+GenerationRequest readGeneration(Dialect dialect, std::string_view body, const ReaderOptions& options);
+
+/// The prompt that a conversation becomes, with the beginning of the answer that the request gives. Throws ApiError
+/// where the model's chat format refuses it.
+RenderedChat renderPrompt(ChatFormat format, const GenerationRequest& request, const ChatRequest& chat);
 
 }  // namespace dllama::api
