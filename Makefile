@@ -31,7 +31,8 @@ build: packages
 	@cmake --preset release -DDLLAMA_CUDA=$(BUILD_CUDA) -DDLLAMA_TESTS=OFF $(CMAKE_FLAGS) > $(BUILD)-configure.log 2>&1 || { cat $(BUILD)-configure.log; exit 1; }
 	@cmake --build $(BUILD) --parallel $(JOBS)
 	@cp -f $(BUILD)/src/app/dllama dllama
-	@echo "==> ./dllama is ready: try ./dllama --help"
+	@cp -f $(BUILD)/src/app/dllama-api dllama-api
+	@echo "==> ./dllama and ./dllama-api are ready: try ./dllama --help"
 
 demo: build
 	@cmake/run-demo

@@ -168,6 +168,59 @@ void addChat(CLI::App& app, int& exitCode) {
     });
 }
 
+void addApi(CLI::App& app, int& exitCode) {
+    CLI::App* command = app.add_subcommand("api", "Serve OpenAI's and Anthropic's APIs over HTTP");
+    const auto o = std::make_shared<ApiOptions>();
+    addModelFlags(*command, o->model);
+    command->add_option("--host", o->host, "Address to listen on; 0.0.0.0: all of this machine's")
+        ->type_name("ADDRESS")
+        ->capture_default_str();
+    command->add_option("--port", o->port, "Port to listen on; 0: any free one")
+        ->type_name("N")
+        ->check(CLI::Range(0, 65535))
+        ->capture_default_str();
+    command->add_option("--parallel", o->nParallel, "Requests that are answered at once")
+        ->type_name("N")
+        ->check(CLI::Range(1, 256))
+        ->capture_default_str();
+    command->add_option("--queue", o->queueLimit, "Requests that may wait for that")
+        ->type_name("N")
+        ->check(CLI::Range(0, 1000000))
+        ->capture_default_str();
+    command->add_option("--served-name", o->names, "Names of the model for clients, the first is told; *: any name")
+        ->type_name("NAME,...")
+        ->delimiter(',');
+    command->add_option("--chat-template", o->chatFormat, "Chat format; without it the tokenizer's")->type_name("NAME");
+    command
+        ->add_option("--api-key-file", o->keyFile, "Keys that clients may use, one a line; or one in $DLLAMA_API_KEY")
+        ->type_name("FILE")
+        ->check(kNamed);
+    command->add_option("--cors-origin", o->corsOrigin, "Let web pages of this origin ask; *: of any")
+        ->type_name("ORIGIN");
+    command->add_option("--tls-cert", o->tlsCertificate, "Serve HTTPS with this certificate chain (PEM)")
+        ->type_name("FILE")
+        ->check(kNamed);
+    command->add_option("--tls-key", o->tlsKey, "The certificate's key (PEM)")->type_name("FILE")->check(kNamed);
+    command->add_option("--request-time", o->requestSeconds, "Give an answer up after so long; 0: never")
+        ->type_name("SECONDS")
+        ->check(CLI::Range(0, 1000000))
+        ->capture_default_str();
+    command->add_option("--drain-time", o->drainSeconds, "On SIGTERM, wait so long for answers under way")
+        ->type_name("SECONDS")
+        ->check(CLI::Range(0, 1000000))
+        ->capture_default_str();
+    command->add_option("--body-limit", o->bodyMegabytes, "Largest request, in MB")
+        ->type_name("MB")
+        ->check(CLI::Range(1, 4096))
+        ->capture_default_str();
+    command->add_option("--max-connections", o->connections, "Clients that are connected at once")
+        ->type_name("N")
+        ->check(CLI::Range(1, 60000))
+        ->capture_default_str();
+    addSamplingFlags(*command, o->sampling);
+    onChosen(command, exitCode, runApi, o);
+}
+
 void addPerplexity(CLI::App& app, int& exitCode) {
     CLI::App* command = app.add_subcommand("perplexity", "How well the model predicts a text");
     const auto o = std::make_shared<PerplexityOptions>();
@@ -310,6 +363,7 @@ int runCli(int argc, char** argv) {
     int exitCode = 0;
     addInference(app, exitCode);
     addChat(app, exitCode);
+    addApi(app, exitCode);
     addPerplexity(app, exitCode);
     addBenchmark(app, exitCode);
     addInfo(app, exitCode);

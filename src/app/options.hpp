@@ -58,6 +58,24 @@ struct ChatOptions {
     bool noThink = false;
 };
 
+struct ApiOptions {
+    ModelOptions model;
+    SamplingParams sampling;
+    std::string chatFormat;  // empty: the tokenizer's
+    std::string host = "127.0.0.1";
+    int port = 9990;
+    int nParallel = 4;
+    int queueLimit = 64;
+    std::vector<std::string> names;
+    std::string keyFile;
+    std::string corsOrigin;
+    std::string tlsCertificate, tlsKey;
+    int requestSeconds = 0;
+    int drainSeconds = 30;
+    int bodyMegabytes = 32;
+    int connections = 512;
+};
+
 struct PerplexityOptions {
     ModelOptions model;
     std::string prompt;
@@ -122,6 +140,7 @@ struct WorkerFlags {
 
 int runInference(const InferenceOptions& options);
 int runChat(const ChatOptions& options);
+int runApi(const ApiOptions& options);
 int runPerplexity(const PerplexityOptions& options);
 int runBenchmark(const BenchmarkOptions& options);
 int runInfo(const InfoOptions& options);

@@ -173,7 +173,7 @@ DecoderLimits Session::chooseLimits(const ModelOptions& options, const SessionNe
     // A prefix that is seen in both directions is computed in one step.
     limits.maxTokens = arch_.prefixMask ? limits.maxPositions : std::min(options.batchSize, limits.maxPositions);
     limits.maxOutputs = std::min(needs.maxOutputs, limits.maxTokens);
-    limits.nKvBlocks = (limits.maxPositions + kKvBlockPositions - 1) / kKvBlockPositions;
+    limits.nKvBlocks = (limits.maxPositions + kKvBlockPositions - 1) / kKvBlockPositions * needs.nContexts;
     limits.kvType = kvType(options.kvType, file_.weightType());
     return limits;
 }
@@ -201,6 +201,10 @@ void Session::printModel(std::FILE* status) const {
         fmt::print(status, "💡 nExperts: {}\n💡 nActiveExperts: {}\n💡 nSharedExperts: {}\n💡 MoeHiddenDim: {}\n",
                    c.nRoutedExperts, c.nExpertsPerToken, c.nSharedExperts, c.moeIntermediateSize);
     fmt::print(status, "💡 NormEpsilon: {:g}\n💡 RopeTheta: {:.0f}\n", c.normEps, c.ropeTheta);
+}
+
+std::string Session::modelName() const {
+    return fs::path(paths_.model).stem().string();
 }
 
 std::vector<int> Session::stopTokens() const {

@@ -40,6 +40,8 @@ int checkedThreads(int requested);
 /// How a command uses the model.
 struct SessionNeeds {
     int maxOutputs = 1;
+    /// Texts of the whole context length that the KV cache has room for at once.
+    int nContexts = 1;
     /// Positions the command will use at least; 0: unknown.
     int positions = 0;
     bool tokenizer = true;
@@ -62,6 +64,8 @@ class Session {
     const ClusterForward* cluster() const { return cluster_; }
     int nThreads() const { return pool_.nThreads(); }
     bool isDemo() const { return paths_.isDemo; }
+    /// The model's file name without folder and ending.
+    std::string modelName() const;
     /// Ids that end an answer: the model's and the tokenizer's.
     std::vector<int> stopTokens() const;
     /// Bytes of weights that a step of one token reads, and of all.

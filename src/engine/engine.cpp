@@ -77,6 +77,8 @@ Engine::Scheduled Engine::scheduleStep() {
                     blocks_.acquire(std::span(sequence.tokens).first(sequence.tokens.size() - 1));
                 sequence.blocks = std::move(prefix.blocks);
                 sequence.nCached = prefix.nCached;
+                if (sequence.nCachedPrompt == 0 && sequence.nPrompt == static_cast<int>(sequence.tokens.size()))
+                    sequence.nCachedPrompt = prefix.nCached;
                 statistics_.nPrefixHitTokens += static_cast<uint64_t>(prefix.nCached);
             }
             const int indivisible = std::max(0, prefixLength(arch_, sequence.tokens) - sequence.nCached);
@@ -149,7 +151,7 @@ StepReport Engine::tryStep() {
         if (row == finishing.size() || &current->second != finishing[row]) continue;
         const int token = tokens[row++];
         const Finish finish = append(current->second, token);
-        report.events.push_back({current->first, token, finish});
+        report.events.push_back({current->first, token, finish, current->second.nCachedPrompt});
         if (finish != Finish::None) cancel(current->first);
     }
     report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

@@ -20,6 +20,7 @@ struct TokenEvent {
     int request = 0;
     int token = 0;
     Finish finish = Finish::None;
+    int nCachedPrompt = 0;  // tokens of the prompt that were found in the prefix cache
 };
 
 struct StepReport {
@@ -68,6 +69,12 @@ class Engine {
 
     /// The context length.
     int maxPositions() const { return forward_.limits().maxPositions; }
+    /// Blocks of KV cache, and those that no request holds.
+    int nKvBlocks() const { return blocks_.nBlocks(); }
+    int nFreeKvBlocks() const { return blocks_.nFree(); }
+    /// After step() has thrown PeerLost: tries once more to make steps possible. Requests start again from their
+    /// tokens. Throws PeerLost if that is still impossible.
+    void recover(const PeerLost& lost);
     const EngineStatistics& statistics() const { return statistics_; }
 
   private:
@@ -84,7 +91,6 @@ class Engine {
     Finish append(Sequence& sequence, int token);
     void scoreFrom(const std::vector<int>& blocks, std::span<const int> tokens, int& told,
                    const std::function<void(int index, std::span<const float> logits)>& row);
-    void recover(const PeerLost& lost);
 
     const Architecture& arch_;
     const EmbeddingTable& embeddings_;

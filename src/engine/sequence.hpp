@@ -33,6 +33,7 @@ struct Sequence {
 
     std::vector<int> tokens;
     int nPrompt = 0;
+    int nCachedPrompt = 0;  // tokens of the prompt that were in the prefix cache
     StopRule stop;
     std::optional<Sampler> sampler;
 

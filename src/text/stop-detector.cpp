@@ -38,6 +38,7 @@ std::string StopDetector::push(std::string_view text) {
     }
     if (end != std::string::npos) {
         stopped_ = true;
+        found_ = held_.substr(begin, end - begin);
         std::string shown = held_.substr(0, begin);
         held_.clear();
         return shown;

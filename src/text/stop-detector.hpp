@@ -19,10 +19,12 @@ class StopDetector {
     std::string flush();
     /// True when a stop text has come; neither it nor what followed it is ever shown.
     bool stopped() const { return stopped_; }
+    /// The stop text that has come; empty before.
+    const std::string& found() const { return found_; }
 
   private:
     std::vector<std::string> stops_;
-    std::string held_;
+    std::string held_, found_;
     bool stopped_ = false;
 };
 
