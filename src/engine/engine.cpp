@@ -22,13 +22,18 @@ int Engine::submit(Request request) {
     if (prefix > forward_.limits().maxTokens)
         throw ConfigError("this model computes a prompt in one step: {} tokens, a step has {}", prefix,
                           forward_.limits().maxTokens);
+    for (const auto& [token, bias] : request.sampling.logitBias)
+        if (token < 0 || token >= arch_.config.vocabSize)
+            throw ConfigError("logit bias of token {}, must be from 0 to {}", token, arch_.config.vocabSize - 1);
     const int id = nextId_++;
     if (request.stop.maxTokens == 0) return id;
     Sequence& sequence = sequences_[id];
     sequence.tokens = std::move(request.tokens);
     sequence.nPrompt = n;
     sequence.stop = std::move(request.stop);
-    sequence.sampler.emplace(request.sampling);
+    sequence.sampler.emplace(request.sampling, n);
+    sequence.constraint = std::move(request.constraint);
+    sequence.nLogprobs = request.nLogprobs;
     return id;
 }
 
@@ -89,7 +94,8 @@ Engine::Scheduled Engine::scheduleStep() {
                                sequence.started, sequence.nCached, static_cast<int>(sequence.blocks.size()),
                                static_cast<int>(own)});
         }
-        Schedule chosen = schedule(pending, {limits.maxTokens, limits.maxOutputs, blocks_.nFree()});
+        Schedule chosen =
+            schedule(pending, {limits.maxTokens, limits.maxOutputs, blocks_.nFree(), prefill_.tokensBesideDecode()});
         for (const int i : chosen.preempted) {
             preempt(*step.sequences[i]);
             statistics_.nPreemptions++;
@@ -129,11 +135,11 @@ StepReport Engine::tryStep() {
     Batch batch = buildBatch(arch_, embeddings_, parts);
     if (!forward_.logitsAreNear())
         for (const Sequence* sequence : finishing) {
-            batch.nTop = std::max(batch.nTop, Sampler::topNeeded(sequence->sampler->params()));
+            batch.nTop = std::max(batch.nTop, sequence->topNeeded());
             batch.outputTemperatures.push_back(sequence->sampler->params().temperature);
         }
     forward_.forward(batch, best_);
-    const std::vector<int> tokens = sampleRows(finishing, batch.nTop);
+    std::vector<Drawn> drawn = sampleRows(finishing, batch.nTop);
     const Traffic after = forward_.traffic();
     report.traffic = {after.syncSeconds - before.syncSeconds, after.sentBytes - before.sentBytes,
                       after.receivedBytes - before.receivedBytes};
@@ -149,43 +155,75 @@ StepReport Engine::tryStep() {
     for (auto entry = sequences_.begin(); entry != sequences_.end();) {
         const auto current = entry++;
         if (row == finishing.size() || &current->second != finishing[row]) continue;
-        const int token = tokens[row++];
-        const Finish finish = append(current->second, token);
-        report.events.push_back({current->first, token, finish, current->second.nCachedPrompt});
+        Drawn& next = drawn[row++];
+        const Finish finish = append(current->second, next.token);
+        report.events.push_back(
+            {current->first, next.token, finish, current->second.nCachedPrompt, std::move(next.logprobs)});
         if (finish != Finish::None) cancel(current->first);
     }
     report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    prefill_.stepTook(report.nPrefillTokens, report.nDecodeTokens, report.seconds);
     return report;
 }
 
+/// The bits of the tokens that may come next, in allowed_; empty: all.
+TokenMask Engine::allowedTokens(Sequence& sequence) {
+    if (!sequence.isMasked()) return {};
+    const auto set = [&](int token, bool on) {
+        const uint32_t bit = uint32_t{1} << (token % 32);
+        uint32_t& word = allowed_[static_cast<size_t>(token) / 32];
+        word = on ? word | bit : word & ~bit;
+    };
+    const auto vocabulary = static_cast<size_t>(arch_.config.vocabSize);
+    allowed_.assign((vocabulary + 31) / 32, ~uint32_t{0});
+    const bool constrains = sequence.constraint && sequence.constraint->constrains();
+    if (constrains) sequence.constraint->mask(allowed_);
+    const int nNew = static_cast<int>(sequence.tokens.size()) - sequence.nPrompt;
+    const bool mayEnd = nNew >= sequence.stop.minTokens && (!constrains || sequence.constraint->mayEnd());
+    for (const int token : sequence.stop.stopTokens) set(token, mayEnd);
+    // A constraint that leaves no way on ends the answer rather than the program.
+    const auto isEmpty = [&] {
+        return std::all_of(allowed_.begin(), allowed_.end(), [](uint32_t w) { return w == 0; });
+    };
+    if (isEmpty())
+        for (const int token : sequence.stop.stopTokens) set(token, true);
+    return isEmpty() ? TokenMask() : TokenMask(allowed_);
+}
+
 /// The next token of each sequence: from the best logits if they decide it, from the whole row otherwise.
-std::vector<int> Engine::sampleRows(std::span<Sequence* const> rows, int nTop) {
-    std::vector<int> tokens;
-    std::vector<Sampler> before;
+std::vector<Engine::Drawn> Engine::sampleRows(std::span<Sequence* const> rows, int nTop) {
+    const size_t vocabulary = static_cast<size_t>(arch_.config.vocabSize);
+    std::vector<Drawn> drawn;
+    std::vector<Sampler::Random> before;
     bool gathered = false;
     for (size_t i = 0; i < rows.size(); i++) {
         Sequence& sequence = *rows[i];
-        before.push_back(*sequence.sampler);
+        before.push_back(sequence.sampler->random());
+        const TokenMask allowed = allowedTokens(sequence);
         std::optional<int> token;
-        if (nTop > 0 && Sampler::topNeeded(sequence.sampler->params()) > 0) {
+        if (nTop > 0 && sequence.topNeeded() > 0) {
             const size_t cols = best_.size() / rows.size();
-            token = sequence.sampler->sampleTop(std::span(best_).subspan(i * cols, cols), nTop);
+            token = sequence.sampler->sampleTop(std::span(best_).subspan(i * cols, cols), nTop, allowed);
         }
+        Drawn& next = drawn.emplace_back();
         if (!token) {
             if (!gathered) try {
                     forward_.gatherLogits(logits_);
                     gathered = true;
                 } catch (const PeerLost&) {
                     // The step will be computed again: it shall draw the same numbers.
-                    for (size_t j = 0; j <= i; j++) *rows[j]->sampler = before[j];
+                    for (size_t j = 0; j <= i; j++) rows[j]->sampler->restore(before[j]);
                     throw;
                 }
-            const size_t vocabulary = static_cast<size_t>(arch_.config.vocabSize);
-            token = sequence.sampler->sample(std::span(logits_).subspan(i * vocabulary, vocabulary), sequence.tokens);
+            const std::span<float> row = std::span(logits_).subspan(i * vocabulary, vocabulary);
+            std::vector<float> bare;
+            if (sequence.nLogprobs >= 0) bare.assign(row.begin(), row.end());
+            token = sequence.sampler->sample(row, sequence.tokens, allowed);
+            if (sequence.nLogprobs >= 0) next.logprobs = logProbabilities(bare, *token, sequence.nLogprobs);
         }
-        tokens.push_back(*token);
+        next.token = *token;
     }
-    return tokens;
+    return drawn;
 }
 
 Finish Engine::append(Sequence& sequence, int token) {
@@ -194,6 +232,10 @@ Finish Engine::append(Sequence& sequence, int token) {
     sequence.phase = Sequence::Phase::Decode;
     const int n = static_cast<int>(sequence.tokens.size());
     if (std::find(stops.begin(), stops.end(), token) != stops.end()) return Finish::StopToken;
+    if (sequence.constraint) {
+        sequence.constraint->accept(token);
+        if (sequence.constraint->mustEnd()) return Finish::Complete;
+    }
     const int positions = std::min(maxPositions(), blocks_.nBlocks() * kKvBlockPositions);
     if (n - sequence.nPrompt == sequence.stop.maxTokens || n >= positions) return Finish::Length;
     return Finish::None;

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "engine/batch-builder.hpp"
 #include "engine/block-manager.hpp"
 #include "engine/forward-pass.hpp"
+#include "engine/prefill-policy.hpp"
 #include "engine/sequence.hpp"
 #include "model/embedding-table.hpp"
 
@@ -21,6 +23,7 @@ struct TokenEvent {
     int token = 0;
     Finish finish = Finish::None;
     int nCachedPrompt = 0;  // tokens of the prompt that were found in the prefix cache
+    std::optional<LogProbabilities> logprobs = std::nullopt;  // where the request wants them
 };
 
 struct StepReport {
@@ -86,7 +89,12 @@ class Engine {
     StepReport tryStep();
     Scheduled scheduleStep();
     void preempt(Sequence& sequence);
-    std::vector<int> sampleRows(std::span<Sequence* const> rows, int nTop);
+    struct Drawn {
+        int token = 0;
+        std::optional<LogProbabilities> logprobs;
+    };
+    std::vector<Drawn> sampleRows(std::span<Sequence* const> rows, int nTop);
+    TokenMask allowedTokens(Sequence& sequence);
     /// Appends the next token and says whether the answer ends with it.
     Finish append(Sequence& sequence, int token);
     void scoreFrom(const std::vector<int>& blocks, std::span<const int> tokens, int& told,
@@ -100,6 +108,8 @@ class Engine {
     int nextId_ = 0;
     EngineStatistics statistics_;
     std::vector<float> best_, logits_;
+    std::vector<uint32_t> allowed_;
+    PrefillPolicy prefill_;
 };
 
 /// Submits the request and steps until it has ended: its new tokens, without a stop token. For programs with one

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <unordered_set>
+#include <numeric>
 
 #include "backend/backend.hpp"
 #include "base/errors.hpp"
@@ -11,6 +11,10 @@
 namespace dllama {
 
 namespace {
+
+bool isAllowed(TokenMask allowed, int token) {
+    return allowed.empty() || (allowed[static_cast<size_t>(token) / 32] >> (token % 32) & 1u) != 0;
+}
 
 constexpr const char* kNotNumbers = "the model's logits are not numbers: the weights are damaged or overflowed";
 
@@ -26,6 +30,28 @@ void checkSamplingParams(const SamplingParams& p) {
     within("top-k", p.topK, 0, 1 << 30);
     within("min-p", p.minP, 0.0, 1.0);
     within("repetition penalty", p.repetitionPenalty, 0.01, 100.0);
+    within("presence penalty", p.presencePenalty, -2.0, 2.0);
+    within("frequency penalty", p.frequencyPenalty, -2.0, 2.0);
+    for (const auto& [token, bias] : p.logitBias) within("logit bias", bias, -100.0, 100.0);
+}
+
+LogProbabilities logProbabilities(std::span<const float> logits, int token, int nTop) {
+    const float largest = *std::max_element(logits.begin(), logits.end());
+    double sum = 0.0;
+    for (const float logit : logits) sum += std::exp(double{logit} - largest);
+    const double logSum = largest + std::log(sum);
+    const auto of = [&](int id) { return static_cast<float>(logits[static_cast<size_t>(id)] - logSum); };
+    std::vector<int> ids(logits.size());
+    std::iota(ids.begin(), ids.end(), 0);
+    const auto end = ids.begin() + std::min<ptrdiff_t>(nTop, std::ssize(ids));
+    std::partial_sort(ids.begin(), end, ids.end(), [&](int a, int b) {
+        return logits[static_cast<size_t>(a)] != logits[static_cast<size_t>(b)]
+                   ? logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)]
+                   : a < b;
+    });
+    LogProbabilities found{of(token)};
+    for (auto id = ids.begin(); id != end; id++) found.top.emplace_back(*id, of(*id));
+    return found;
 }
 
 int argmax(std::span<const float> logits) {
@@ -45,38 +71,67 @@ int argmax(std::span<const float> logits) {
     return static_cast<int>(best - logits.begin());
 }
 
-Sampler::Sampler(const SamplingParams& params) : params_(params), random_(params.seed) {
+Sampler::Sampler(const SamplingParams& params, int nPrompt) : params_(params), random_(params.seed), nPrompt_(nPrompt) {
     checkSamplingParams(params);
 }
 
-int Sampler::sample(std::span<float> logits, std::span<const int> history) {
-    if (params_.repetitionPenalty != 1.0f) {
-        for (int token : std::unordered_set<int>(history.begin(), history.end()))
-            logits[token] *= logits[token] > 0.0f ? 1.0f / params_.repetitionPenalty : params_.repetitionPenalty;
+void Sampler::penalise(std::span<float> logits, std::span<const int> history) {
+    for (const auto& [token, bias] : params_.logitBias) logits[static_cast<size_t>(token)] += bias;
+    const bool counts =
+        params_.repetitionPenalty != 1.0f || params_.presencePenalty != 0.0f || params_.frequencyPenalty != 0.0f;
+    if (!counts) return;
+    for (; nCounted_ < history.size(); nCounted_++)
+        counts_[history[nCounted_]] += nCounted_ >= static_cast<size_t>(nPrompt_) ? 1 : 0;
+    for (const auto& [token, count] : counts_) {
+        float& logit = logits[static_cast<size_t>(token)];
+        logit *= logit > 0.0f ? 1.0f / params_.repetitionPenalty : params_.repetitionPenalty;
+        if (count > 0) logit -= params_.presencePenalty + params_.frequencyPenalty * static_cast<float>(count);
     }
-    if (params_.temperature == 0.0f) return argmax(logits);
+}
 
-    // Candidates from the most likely down, as many as the filters can need.
-    const size_t n = logits.size();
-    candidates_.resize(n);
-    for (size_t i = 0; i < n; i++) {
+int Sampler::sample(std::span<float> logits, std::span<const int> history, TokenMask allowed) {
+    penalise(logits, history);
+    candidates_.clear();
+    if (params_.temperature == 0.0f && allowed.empty()) return argmax(logits);
+    for (size_t i = 0; i < logits.size(); i++) {
         if (std::isnan(logits[i])) throw Error("{}", kNotNumbers);
-        candidates_[i] = {logits[i], static_cast<int>(i)};
+        const int token = static_cast<int>(i);
+        if (isAllowed(allowed, token)) candidates_.push_back({logits[i], token});
     }
+    DLLAMA_CHECK(!candidates_.empty());
+    if (params_.temperature == 0.0f) return std::min_element(candidates_.begin(), candidates_.end())->token;
+
+    // Candidates from the most likely down, as many as the filters need: sorting a whole vocabulary is slow.
+    const size_t n = candidates_.size();
     const bool limited = params_.topK > 0 && static_cast<size_t>(params_.topK) < n;
-    const size_t kept = limited ? static_cast<size_t>(params_.topK) : n;
-    std::partial_sort(candidates_.begin(), candidates_.begin() + kept, candidates_.end());
-    candidates_.resize(kept);
+    const size_t few = limited ? static_cast<size_t>(params_.topK) : std::min<size_t>(n, kMaxTopLogits);
+    std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<ptrdiff_t>(few), candidates_.end());
+    if (!limited && few < n) {
+        const std::vector<Candidate> all = candidates_;
+        double total = 0.0;
+        for (const Candidate& candidate : all)
+            total += std::exp((double{candidate.weight} - all[0].weight) / params_.temperature);
+        candidates_.resize(few);
+        divideByTemperature();
+        if (const std::optional<int> token = draw(false, total)) return *token;
+        candidates_ = all;
+        std::sort(candidates_.begin(), candidates_.end());
+    }
+    if (limited) candidates_.resize(few);
     divideByTemperature();
     return draw(true, 0.0).value();
 }
 
-int Sampler::topNeeded(const SamplingParams& params) {
-    if (params.repetitionPenalty != 1.0f || params.topK > kMaxTopLogits) return 0;
+int Sampler::topNeeded(const SamplingParams& params, bool isMasked) {
+    const bool changesLogits = params.repetitionPenalty != 1.0f || params.presencePenalty != 0.0f ||
+                               params.frequencyPenalty != 0.0f || !params.logitBias.empty();
+    if (changesLogits || params.topK > kMaxTopLogits) return 0;
+    // What the mask leaves of the distribution is not known from its best tokens.
+    if (isMasked) return params.temperature == 0.0f ? kMaxTopLogits : 0;
     return params.temperature == 0.0f ? 1 : kMaxTopLogits;
 }
 
-std::optional<int> Sampler::sampleTop(std::span<const float> parts, int nTop) {
+std::optional<int> Sampler::sampleTop(std::span<const float> parts, int nTop, TokenMask allowed) {
     candidates_.clear();
     // What a part has not told is less likely than the last that it told.
     std::optional<Candidate> untold;
@@ -92,8 +147,11 @@ std::optional<int> Sampler::sampleTop(std::span<const float> parts, int nTop) {
     }
     std::sort(candidates_.begin(), candidates_.end());
     if (untold) std::erase_if(candidates_, [&](const Candidate& candidate) { return *untold < candidate; });
+    if (!allowed.empty())
+        std::erase_if(candidates_, [&](const Candidate& candidate) { return !isAllowed(allowed, candidate.token); });
     if (candidates_.empty()) return std::nullopt;
     if (params_.temperature == 0.0f) return candidates_[0].token;
+    if (!allowed.empty()) return std::nullopt;
 
     const float temperature = params_.temperature;
     double total = 0.0;

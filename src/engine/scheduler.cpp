@@ -12,15 +12,20 @@ namespace {
 class StepPlanner {
   public:
     StepPlanner(std::span<const Pending> pending, const Budget& budget)
-        : pending_(pending), left_(budget), isPreempted_(pending.size(), false) {
+        : pending_(pending), maxTokens_(budget.maxTokens), left_(budget), isPreempted_(pending.size(), false) {
         schedule_.counts.assign(pending.size(), 0);
     }
 
     Schedule plan() {
         for (size_t i = 0; i < pending_.size(); i++)
             if (pending_[i].decoding) place(i, true);
-        for (size_t i = 0; i < pending_.size(); i++)
-            if (!pending_[i].decoding) place(i, false);
+        const bool decodes = left_.maxTokens < maxTokens_;
+        left_.maxPrefillBesideDecode = decodes ? left_.maxPrefillBesideDecode : left_.maxTokens;
+        for (size_t i = 0; i < pending_.size(); i++) {
+            if (pending_[i].decoding) continue;
+            // Who came later does not begin before this one.
+            if (pending_[i].started || !promptWaits_) place(i, false);
+        }
         // Prompts that block each other: the oldest goes on at the cost of the others.
         const auto isWorking = [](int count) { return count > 0; };
         for (size_t i = 0; i < pending_.size(); i++) {
@@ -35,11 +40,16 @@ class StepPlanner {
         const Pending& p = pending_[i];
         if (isPreempted_[i]) return;
         int count = std::min(p.nUncached, left_.maxTokens);
+        if (!p.decoding)
+            count = std::max(std::min(count, left_.maxPrefillBesideDecode), std::min(count, p.indivisible));
         // Without a row for its logits a sequence stops one short of its end.
         if (count == p.nUncached && left_.maxOutputs == 0) count--;
         if (count <= 0 || count < p.indivisible) return;
         // Blocks of the whole prompt: one that began without them would only hold others up.
-        if (!p.decoding && !p.started && !mayPreempt && blocksFor(p, p.nUncached) > left_.nFreeBlocks) return;
+        if (!p.decoding && !p.started && !mayPreempt && blocksFor(p, p.nUncached) > left_.nFreeBlocks) {
+            promptWaits_ = true;
+            return;
+        }
         while (mayPreempt && blocksFor(p, count) > left_.nFreeBlocks && preemptLatest(i)) {
         }
         while (count > 0 && blocksFor(p, count) > left_.nFreeBlocks) count--;
@@ -47,6 +57,7 @@ class StepPlanner {
         schedule_.counts[i] = count;
         left_.nFreeBlocks -= blocksFor(p, count);
         left_.maxTokens -= count;
+        if (!p.decoding) left_.maxPrefillBesideDecode = std::max(0, left_.maxPrefillBesideDecode - count);
         if (count == p.nUncached) left_.maxOutputs--;
     }
 
@@ -68,8 +79,10 @@ class StepPlanner {
     }
 
     std::span<const Pending> pending_;
+    const int maxTokens_;
     Budget left_;
     std::vector<bool> isPreempted_;
+    bool promptWaits_ = false;  // for blocks
     Schedule schedule_;
 };
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -27,6 +28,9 @@ struct Budget {
     int maxTokens = 0;
     int maxOutputs = 0;  // sequences that get a token
     int nFreeBlocks = 0;
+    /// Of maxTokens, so many for prompts while something decodes: a longer step would stall running answers. A prefix
+    /// that must be computed in one step is not held back by it.
+    int maxPrefillBesideDecode = std::numeric_limits<int>::max();
 };
 
 struct Schedule {
@@ -40,7 +44,8 @@ struct Schedule {
 /// `pending` is in the order of arrival. Sequences that decode come first, so that a long prompt never stalls them;
 /// prompts follow in order, the last one cut where the step is full. Where the KV cache is full, the latest arrivals
 /// are preempted: for a decoding sequence, or for the oldest one if nothing else could go on. A prompt begins only when
-/// its blocks are free, so that prompts do not take them from each other.
+/// its blocks are free, so that prompts do not take them from each other, and when all that came before it have begun:
+/// a stream of short ones does not keep a long one waiting for ever.
 Schedule schedule(std::span<const Pending> pending, const Budget& budget);
 
 }  // namespace dllama

@@ -78,6 +78,7 @@ void AnswerTask::told(int index, const TokenEvent& event) {
     }
     choice.nTokens++;
     const bool cutOff = event.finish == Finish::Length;
+    if (event.logprobs && event.finish != Finish::StopToken) choice.logprobs.push_back(named(event));
     if (event.finish != Finish::StopToken) tell(index, choice.stream.push(event.token));
     if (event.finish == Finish::None && !choice.stream.ended()) return;
     if (event.finish == Finish::None) engine_->cancel(choice.job);
@@ -89,8 +90,16 @@ void AnswerTask::told(int index, const TokenEvent& event) {
                                                         : api::EndReason::Context);
 }
 
-void AnswerTask::tell(int choice, std::vector<OutputDelta> parts) {
-    for (OutputDelta& part : parts) write(writer_->add({choice, std::move(part), {}}));
+api::TokenLogprobs AnswerTask::named(const TokenEvent& event) const {
+    const auto pieceOf = [&](int token) { return std::string(model_.tokenizer.piece(token)); };
+    api::TokenLogprobs named{{pieceOf(event.token), event.logprobs->ofToken}};
+    for (const auto& [token, logprob] : event.logprobs->top) named.top.push_back({pieceOf(token), logprob});
+    return named;
+}
+
+void AnswerTask::tell(int index, std::vector<OutputDelta> parts) {
+    Choice& choice = choices_[static_cast<size_t>(index)];
+    for (OutputDelta& part : parts) write(writer_->add({index, std::move(part), std::exchange(choice.logprobs, {})}));
 }
 
 void AnswerTask::endChoice(int index, api::EndReason reason) {
@@ -98,7 +107,7 @@ void AnswerTask::endChoice(int index, api::EndReason reason) {
     choice.ended = true;
     usage_.completionTokens += choice.nTokens;
     usage_.reasoningTokens += choice.stream.nReasoningTokens();
-    write(writer_->end({index, reason, choice.stream.stopText().value_or(""), {}}));
+    write(writer_->end({index, reason, choice.stream.stopText().value_or(""), std::exchange(choice.logprobs, {})}));
     for (const Choice& other : choices_)
         if (!other.ended) return;
     finish();

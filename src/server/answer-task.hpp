@@ -37,10 +37,12 @@ class AnswerTask : public std::enable_shared_from_this<AnswerTask> {
         uint64_t job = 0;
         bool ended = false;
         int nTokens = 0;
+        std::vector<api::TokenLogprobs> logprobs = {};  // of tokens whose text has not been told yet
     };
 
     void told(int choice, const TokenEvent& event);
     void failed(const api::ApiError& error);
+    api::TokenLogprobs named(const TokenEvent& event) const;
     void tell(int choice, std::vector<OutputDelta> parts);
     void endChoice(int choice, api::EndReason reason);
     void start();

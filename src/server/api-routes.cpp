@@ -8,6 +8,7 @@
 
 #include "api/request-reader.hpp"
 #include "base/json.hpp"
+#include "server/web-files.hpp"
 namespace dllama {
 
 namespace {
@@ -101,6 +102,11 @@ bool ApiRoutes::admit(const HttpRequest& head, HttpResponse& refusal) {
         if (head.method == candidate.method || (head.method == "HEAD" && std::string_view(candidate.method) == "GET"))
             route = &candidate;
     }
+    if (webFile(head.path) != nullptr) {
+        allowed = "GET";
+        static const Route kPage{"GET", "/", nullptr, true};
+        if (head.method == "GET" || head.method == "HEAD") route = &kPage;
+    }
     if (allowed.empty()) return refuse({ErrorKind::NotFound, "", fmt::format("there is no path {}", head.path)});
     if (route == nullptr) {
         refuse({ErrorKind::WrongMethod, "", fmt::format("{} is asked for with {}", head.path, allowed)});
@@ -158,6 +164,7 @@ void ApiRoutes::handle(HttpRequest request, Exchange inner) {
                                {{"Access-Control-Allow-Methods", "GET, POST, OPTIONS"},
                                 {"Access-Control-Allow-Headers", "authorization, content-type, x-api-key"},
                                 {"Access-Control-Max-Age", "600"}}});
+    if (const WebFile* file = webFile(request.path)) return sendFile(*file, request, exchange);
     try {
         for (const Route& route : routes()) {
             if (request.path == route.path && request.method == (request.method == "HEAD" ? "HEAD" : route.method))
@@ -167,6 +174,17 @@ void ApiRoutes::handle(HttpRequest request, Exchange inner) {
     } catch (const ApiError& error) {
         exchange->send(errorResponse(dialectOf(request.path), error));
     }
+}
+
+void ApiRoutes::sendFile(const WebFile& file, const HttpRequest& request, const Exchange& exchange) {
+    HttpResponse response{200, file.contentType};
+    for (const auto& [name, value] : webHeaders()) response.headers.emplace_back(name, value);
+    response.headers.emplace_back("ETag", file.etag);
+    if (isUnchanged(file, request.header("if-none-match")))
+        response.status = 304;
+    else
+        response.body = file.bytes;
+    exchange->send(std::move(response));
 }
 
 void ApiRoutes::checkReady() const {

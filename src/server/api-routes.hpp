@@ -15,6 +15,8 @@
 
 namespace dllama {
 
+struct WebFile;
+
 /// Which path is answered by what. In the thread of the server's sockets, except where a function says otherwise.
 class ApiRoutes final : public HttpHandler {
   public:
@@ -56,6 +58,7 @@ class ApiRoutes final : public HttpHandler {
     void embeddings(HttpRequest& request, const Exchange& exchange);
     void generate(HttpRequest& request, const Exchange& exchange);
 
+    void sendFile(const WebFile& file, const HttpRequest& request, const Exchange& exchange);
     void checkReady() const;
     /// Answers with what `work` returns, computed in another thread.
     void respondLater(const Exchange& exchange, api::Dialect dialect, std::function<std::string()> work);

@@ -65,6 +65,7 @@ void EngineThread::run() {
             tryToRecover();
         } else {
             fillSlots();
+            publishState();
             if (engine_.running()) step();
         }
         publishState();

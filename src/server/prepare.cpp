@@ -49,6 +49,9 @@ SamplingParams samplingOf(const api::SamplingFields& fields, SamplingParams samp
     if (fields.minP) sampling.minP = *fields.minP;
     if (fields.topK) sampling.topK = *fields.topK;
     if (fields.repetitionPenalty) sampling.repetitionPenalty = *fields.repetitionPenalty;
+    sampling.presencePenalty = fields.presencePenalty;
+    sampling.frequencyPenalty = fields.frequencyPenalty;
+    sampling.logitBias = fields.logitBias;
     sampling.seed = fields.seed ? *fields.seed : std::random_device{}();
     return sampling;
 }
@@ -82,6 +85,8 @@ Request PreparedRequest::engineRequest(const ServedModel& model, int choice) con
     made.sampling.seed += static_cast<uint64_t>(choice % request.n);
     made.stop.maxTokens = request.maxTokens.value_or(-1);
     if (!request.ignoreEos) made.stop.stopTokens = model.stops.ids;
+    made.stop.minTokens = request.minTokens;
+    if (request.logprobs) made.nLogprobs = request.topLogprobs;
     return made;
 }
 

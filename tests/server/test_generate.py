@@ -100,3 +100,22 @@ def test_sigterm_lets_answers_end():
         assert json.loads(first)["choices"] and rest[-1] == "[DONE]"
         assert json.loads(rest[-2])["choices"][0]["finish_reason"] in ("length", "stop")
         assert server.process.wait(timeout=10) == 0
+
+
+def test_logprobs_come_for_each_token(server):
+    answer = server.chat(max_tokens=6, logprobs=True, top_logprobs=3)
+    content = answer["choices"][0]["logprobs"]["content"]
+    assert len(content) == 6
+    for entry in content:
+        assert entry["logprob"] < 0 and len(entry["top_logprobs"]) == 3
+        assert entry["top_logprobs"][0]["token"] == entry["token"]
+    text = b"".join(bytes(entry["bytes"]) for entry in content).decode()
+    assert text.lstrip("\n") == answer["choices"][0]["message"]["content"]
+
+
+def test_penalties_and_biases_change_the_answer(server):
+    plain = server.complete(STORY, 40)["choices"][0]["text"]
+    first = server.json("POST", "/tokenize", {"content": plain})[1]["tokens"][0]
+    biased = server.complete(STORY, 4, logit_bias={str(first): -100})["choices"][0]["text"]
+    assert server.json("POST", "/tokenize", {"content": biased})[1]["tokens"][0] != first
+    assert server.complete(STORY, 40, frequency_penalty=2.0)["choices"][0]["text"] != plain

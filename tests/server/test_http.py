@@ -17,6 +17,14 @@ def test_health_models_props_slots(server):
     assert len(server.json("GET", "/slots")[1]) == 4
 
 
+def test_the_page_comes_from_the_program(server):
+    status, headers, page = server.request("GET", "/")
+    assert status == 200 and headers["content-type"].startswith("text/html") and b"<html" in page
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert server.request("GET", "/", headers={"If-None-Match": headers["etag"]})[0] == 304
+    assert server.json("POST", "/")[0] == 405
+
+
 def test_tokenize_and_back(server):
     tokens = server.json("POST", "/tokenize", {"content": STORY})[1]["tokens"]
     assert server.json("POST", "/detokenize", {"tokens": tokens})[1]["content"] == STORY

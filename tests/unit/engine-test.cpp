@@ -4,6 +4,7 @@
 
 #include "backend/reference-backend.hpp"
 #include "base/errors.hpp"
+#include "engine/prefill-policy.hpp"
 #include "engine/sampler.hpp"
 #include "engine/scheduler.hpp"
 #include "model-under-test.hpp"
@@ -75,10 +76,55 @@ TEST(SamplerTest, PenaltyLowersTokensSeenBefore) {
     EXPECT_EQ(draw({.temperature = 0.0f, .repetitionPenalty = 2.0f}, {-1.0f, -1.5f}, {0}), 1);
 }
 
+TEST(SamplerTest, PresenceAndFrequencyCountTheAnswerAlone) {
+    const std::vector<int> history = {0, 0, 1, 2, 2};  // a prompt of two tokens, an answer of three
+    const auto greedy = [&](SamplingParams params, std::vector<float> logits) {
+        params.temperature = 0.0f;
+        return Sampler(params, 2).sample(logits, history);
+    };
+    EXPECT_EQ(greedy({.presencePenalty = 1.0f}, {1.0f, 1.9f, 1.8f}), 0);
+    EXPECT_EQ(greedy({.presencePenalty = 0.5f}, {1.0f, 1.9f, 1.8f}), 1);
+    EXPECT_EQ(greedy({.frequencyPenalty = 0.5f}, {1.0f, 1.6f, 1.9f}), 1);
+    EXPECT_EQ(greedy({.logitBias = {{1, -5.0f}, {2, 1.0f}}}, {1.0f, 3.0f, 0.5f}), 2);
+    // Token by token as all at once.
+    Sampler sampler({.temperature = 0.0f, .frequencyPenalty = 1.0f});
+    std::vector<int> text;
+    for (int i = 0; i < 6; i++) {
+        std::vector<float> logits = {2.0f, 1.5f, 1.4f};
+        text.push_back(sampler.sample(logits, text));
+    }
+    EXPECT_EQ(text, (std::vector<int>{0, 1, 2, 0, 1, 2}));
+}
+
+TEST(SamplerTest, DrawsOnlyWhatAMaskAllows) {
+    const std::vector<uint32_t> mask = {0b01010};
+    std::vector<float> logits = {5.0f, 1.0f, 4.0f, 2.0f, 6.0f};
+    EXPECT_EQ(Sampler({.temperature = 0.0f}).sample(logits, {}, mask), 3);
+    Sampler sampler({.temperature = 2.0f, .topP = 1.0f, .seed = 1});
+    std::map<int, int> counts;
+    for (int i = 0; i < 500; i++) counts[sampler.sample(logits, {}, mask)]++;
+    EXPECT_EQ(counts.size(), 2u);
+    EXPECT_GT(counts[1], 50);
+    EXPECT_GT(counts[3], counts[1]);
+}
+
+TEST(SamplerTest, LogProbabilitiesAreThoseOfTheSoftmax) {
+    const std::vector<float> logits = {std::log(1.0f), std::log(6.0f), std::log(3.0f)};
+    const LogProbabilities found = logProbabilities(logits, 0, 2);
+    EXPECT_NEAR(found.ofToken, std::log(0.1f), 1e-6);
+    ASSERT_EQ(found.top.size(), 2u);
+    EXPECT_EQ(found.top[0].first, 1);
+    EXPECT_NEAR(found.top[0].second, std::log(0.6f), 1e-6);
+    EXPECT_EQ(found.top[1].first, 2);
+    EXPECT_EQ(logProbabilities(logits, 0, 20).top.size(), 3u);
+}
+
 TEST(SamplerTest, RefusesNonsense) {
     EXPECT_THROW(Sampler({.temperature = -1.0f}), ConfigError);
     EXPECT_THROW(Sampler({.topP = 1.5f}), ConfigError);
     EXPECT_THROW(Sampler({.temperature = NAN}), ConfigError);
+    EXPECT_THROW(Sampler({.presencePenalty = 3.0f}), ConfigError);
+    EXPECT_THROW(Sampler({.logitBias = {{1, 200.0f}}}), ConfigError);
     EXPECT_THROW(draw({.temperature = 0.0f}, {NAN, NAN}), Error);
     EXPECT_THROW(draw({}, {1.0f, NAN}), Error);
 }
@@ -136,6 +182,28 @@ TEST(SamplerTest, TopLogitsDecideLikeWholeRows) {
     }
 }
 
+TEST(SamplerTest, TopLogitsDecideMaskedGreedyTokens) {
+    EXPECT_EQ(Sampler::topNeeded({.temperature = 0.0f}, true), kMaxTopLogits);
+    EXPECT_EQ(Sampler::topNeeded({.temperature = 1.0f}, true), 0);
+    std::mt19937 random(3);
+    std::normal_distribution<float> normal;
+    int decided = 0;
+    for (int i = 0; i < 100; i++) {
+        std::vector<float> logits(1000);
+        for (float& logit : logits) logit = normal(random);
+        std::vector<uint32_t> mask(32);
+        for (int bit = 0; bit < (i % 2 == 0 ? 40 : 4); bit++) mask[random() % 31] |= 1u << (random() % 32);
+        Sampler sampler({.temperature = 0.0f});
+        const std::optional<int> token = sampler.sampleTop(bestOf(logits, 3, kMaxTopLogits, 0.0f), kMaxTopLogits, mask);
+        decided += token.has_value();
+        if (token) {
+            EXPECT_EQ(*token, sampler.sample(logits, {}, mask));
+        }
+    }
+    EXPECT_GT(decided, 50);
+    EXPECT_LT(decided, 100);
+}
+
 TEST(SamplerTest, TopLogitsKnowWhatTheyCannotDecide) {
     EXPECT_EQ(Sampler::topNeeded({.temperature = 0.0f, .repetitionPenalty = 1.1f}), 0);
     EXPECT_EQ(Sampler::topNeeded({.topK = kMaxTopLogits + 1}), 0);
@@ -178,6 +246,43 @@ TEST(SchedulerTest, APromptWaitsUntilItsBlocksAreFree) {
     EXPECT_EQ(schedule(std::vector<Pending>{writing, {70}}, {128, 8, 3}).counts, (std::vector<int>{1, 70}));
     // With nothing else to do it begins with what there is.
     EXPECT_EQ(schedule(std::vector<Pending>{{70}}, {128, 8, 2}).counts, (std::vector<int>{64}));
+}
+
+TEST(SchedulerTest, PromptsDoNotStallRunningAnswers) {
+    Budget budget = kRoom;
+    budget.maxPrefillBesideDecode = 6;
+    const Pending writing{.nUncached = 1, .decoding = true};
+    EXPECT_EQ(schedule(std::vector<Pending>{{4}, {20}, writing}, budget).counts, (std::vector<int>{4, 2, 1}));
+    // Where nothing decodes the step is filled; what cannot be divided goes on.
+    EXPECT_EQ(schedule(std::vector<Pending>{{20}}, budget).counts, (std::vector<int>{20}));
+    EXPECT_EQ(schedule(std::vector<Pending>{{20, 19}, writing}, budget).counts, (std::vector<int>{19, 1}));
+}
+
+TEST(SchedulerTest, AShortPromptDoesNotOvertakeOneThatWaitsForBlocks) {
+    const Pending writing{.nUncached = 1, .decoding = true, .nCached = 40, .nBlocks = 2, .nOwnBlocks = 2};
+    EXPECT_EQ(schedule(std::vector<Pending>{writing, {100}, {10}}, {128, 8, 2}).counts, (std::vector<int>{1, 0, 0}));
+    EXPECT_EQ(schedule(std::vector<Pending>{writing, {100}, {10}}, {128, 8, 5}).counts, (std::vector<int>{1, 100, 10}));
+}
+
+TEST(PrefillPolicyTest, LearnsHowMuchFitsBesideRunningAnswers) {
+    PrefillPolicy policy;
+    const int atFirst = policy.tokensBesideDecode();
+    EXPECT_GE(atFirst, PrefillPolicy::kLeastTokens);
+    // A slow machine: 10 ms a token of a prompt, 0.2 s a step that decodes.
+    for (int i = 0; i < 50; i++) {
+        policy.stepTook(0, 4, 0.2);
+        policy.stepTook(64, 0, 0.64);
+    }
+    EXPECT_NEAR(policy.tokensBesideDecode(), 40, 2);
+    // Mixed steps teach the same, without what decoding takes of them.
+    for (int i = 0; i < 50; i++) policy.stepTook(40, 4, 0.2 + 0.4);
+    EXPECT_NEAR(policy.tokensBesideDecode(), 40, 2);
+    PrefillPolicy fast;
+    for (int i = 0; i < 50; i++) {
+        fast.stepTook(0, 16, 0.01);
+        fast.stepTook(512, 0, 0.02);
+    }
+    EXPECT_GT(fast.tokensBesideDecode(), 1000);
 }
 
 TEST(SchedulerTest, TheLatestArrivalIsPreempted) {
@@ -238,6 +343,75 @@ TEST_F(EngineTest, StopTokenEndsTheAnswer) {
     const size_t expected = static_cast<size_t>(std::find(free.begin(), free.end(), free[3]) - free.begin()) + 1;
     ASSERT_EQ(events.size(), expected);
     EXPECT_EQ(events.back().finish, Finish::StopToken);
+}
+
+/// Allows the tokens of a list, one after the other, and then the end.
+class OneText final : public TokenConstraint {
+  public:
+    OneText(std::vector<int> tokens, bool mustEnd) : tokens_(std::move(tokens)), mustEnd_(mustEnd) {}
+    void mask(std::span<uint32_t> bits) override {
+        std::fill(bits.begin(), bits.end(), 0u);
+        if (at_ < tokens_.size()) bits[static_cast<size_t>(tokens_[at_]) / 32] |= 1u << (tokens_[at_] % 32);
+    }
+    void accept(int token) override { EXPECT_EQ(token, tokens_.at(at_++)); }
+    bool mayEnd() const override { return at_ == tokens_.size(); }
+    bool mustEnd() const override { return mustEnd_ && mayEnd(); }
+
+  private:
+    const std::vector<int> tokens_;
+    const bool mustEnd_;
+    size_t at_ = 0;
+};
+
+TEST_F(EngineTest, AConstraintDecidesWhatComes) {
+    const auto model = load({.maxTokens = 64});
+    const std::vector<int> wanted = {7, 300, 31, 32};
+    for (const bool mustEnd : {true, false}) {
+        for (const float temperature : {0.0f, 1.0f}) {
+            model->engine->submit(
+                {{5, 9, 40}, {.temperature = temperature}, {20, {11}}, std::make_shared<OneText>(wanted, mustEnd)});
+            std::vector<int> tokens;
+            Finish finish = Finish::None;
+            while (model->engine->running())
+                for (const TokenEvent& event : model->engine->step().events) {
+                    tokens.push_back(event.token);
+                    finish = event.finish;
+                }
+            std::vector<int> expected = wanted;
+            if (!mustEnd) expected.push_back(11);
+            EXPECT_EQ(tokens, expected);
+            EXPECT_EQ(finish, mustEnd ? Finish::Complete : Finish::StopToken);
+        }
+    }
+}
+
+TEST_F(EngineTest, NoStopTokenBeforeTheLeastLength) {
+    const auto model = load({.maxTokens = 64});
+    const std::vector<int> free = model->greedy({5, 9, 40}, 8);
+    Request request;
+    request.tokens = {5, 9, 40};
+    request.sampling.temperature = 0.0f;
+    request.stop = {8, {free[0]}, 3};
+    const std::vector<int> tokens = answer(*model->engine, request);
+    EXPECT_GE(tokens.size(), 3u);
+    for (size_t i = 0; i < 3; i++) EXPECT_NE(tokens[i], free[0]);
+}
+
+TEST_F(EngineTest, LogProbabilitiesComeWithEachToken) {
+    const auto model = load({.maxTokens = 64});
+    model->engine->submit({{5, 9, 40}, {.temperature = 0.0f}, {3, {}}, nullptr, 4});
+    while (model->engine->running())
+        for (const TokenEvent& event : model->engine->step().events) {
+            ASSERT_TRUE(event.logprobs.has_value());
+            ASSERT_EQ(event.logprobs->top.size(), 4u);
+            EXPECT_EQ(event.logprobs->top[0].first, event.token);
+            EXPECT_EQ(event.logprobs->top[0].second, event.logprobs->ofToken);
+            EXPECT_LT(event.logprobs->ofToken, 0.0f);
+        }
+    Request faulty;
+    faulty.tokens = {5};
+    faulty.sampling.logitBias.emplace_back(9999, 1.0f);
+    EXPECT_THROW(model->engine->submit(faulty), ConfigError);
 }
 
 TEST_F(EngineTest, EndsAtTheContextAndGivesBlocksBack) {
