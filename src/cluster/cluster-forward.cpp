@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
 #include <thread>
 
 #include "base/json.hpp"
@@ -15,21 +18,43 @@ namespace dllama {
 
 namespace {
 
+/// Attempts of a start, at which nobody may be missing.
 constexpr int kMaxAttempts = 5;
+/// Losses of one worker in a row, without a step that succeeds, after which the cluster goes on without it.
+constexpr int kMaxLosses = 3;
+/// How often a worker that is missing is looked for.
+constexpr std::chrono::milliseconds kSearchPause{1000};
+
+/// True if no sequence is being written: a good moment for another plan.
+bool isPause(const Batch& batch) {
+    std::vector<int> nTokens(batch.nSequences, 0);
+    for (const int32_t sequence : batch.sequences) nTokens[sequence]++;
+    return std::all_of(nTokens.begin(), nTokens.end(), [](int n) { return n > 1; });
+}
 
 }  // namespace
 
 ClusterForward::ClusterForward(const ModelFile& file, const Architecture& arch, Backend& backend, ThreadPool& pool,
                                const DecoderLimits& limits, ClusterOptions options)
-    : file_(file), arch_(arch), backend_(backend), pool_(pool), limits_(limits), options_(std::move(options)) {
+    : file_(file),
+      arch_(arch),
+      backend_(backend),
+      pool_(pool),
+      limits_(limits),
+      options_(std::move(options)),
+      digests_(file, options_.secret ? SliceDigests::Kind::Sha256 : SliceDigests::Kind::Xxh128) {
     const size_t nNodes = options_.workers.size() + 1;
     if (!options_.nodeWeights.empty() && options_.nodeWeights.size() != nNodes)
         throw ConfigError("{} node weights for {} nodes (the root is the first)", options_.nodeWeights.size(), nNodes);
+    for (size_t i = 0; i < options_.workers.size(); i++)
+        for (size_t j = 0; j < i; j++)
+            if (options_.workers[i] == options_.workers[j])
+                throw ConfigError("worker {} is listed twice", options_.workers[i].text());
     describeModel(file, arch, setup_);
     setup_.expertUse = options_.expertUse;
     setup_.limits = limits;
     setup_.wire = options_.wire;
-    establish(options_.wait, true);
+    establish(true);
 }
 
 ClusterForward::~ClusterForward() {
@@ -37,6 +62,8 @@ ClusterForward::~ClusterForward() {
 }
 
 void ClusterForward::teardown() {
+    search_ = {};
+    isBack_ = false;
     if (links_) links_->close();
     decoder_.reset();
     deviceCommunicator_.reset();
@@ -44,26 +71,54 @@ void ClusterForward::teardown() {
     links_.reset();
 }
 
-/// Connects and prepares everything for steps. If something breaks on the way it begins anew; if it gives up, nothing
-/// stays connected.
-void ClusterForward::establish(std::chrono::milliseconds wait, bool allRequired) {
+/// Connects and prepares everything for steps. If something breaks on the way it begins anew, at last without the
+/// worker that breaks it again and again; if it gives up, nothing stays connected.
+void ClusterForward::establish(bool allRequired) {
+    const Deadline patience = after(options_.wait);
     for (int attempt = 1;; attempt++) {
         teardown();
         try {
-            links_ = std::make_unique<ClusterLinks>(ClusterLinks::Options{
-                options_.workers, options_.secret, options_.silence, options_.log, options_.interrupted});
-            links_->connectControl(wait, allRequired);
+            ClusterLinks::Options options{options_.workers, {},           options_.secret,
+                                          options_.silence, options_.log, options_.interrupted};
+            if (!allRequired)
+                for (const auto& [number, n] : nLosses_)
+                    if (n >= kMaxLosses) options.excluded.insert(number);
+            if (!options.excluded.empty()) nExclusions_++;
+            links_ = std::make_unique<ClusterLinks>(std::move(options));
+            const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(patience - Clock::now());
+            links_->connectControl(std::max(left, std::chrono::milliseconds(0)), allRequired);
             absent_ = links_->absent();
             try {
                 startSession();
-                return;
+                break;
             } catch (const PeerLost& error) {
-                if (attempt == kMaxAttempts) throw;
+                if (allRequired && attempt == kMaxAttempts) throw;
+                nLosses_[links_->blamed(error)]++;
                 options_.log(fmt::format("starting again: {}", error.what()));
             }
         } catch (...) {
             teardown();
             throw;
+        }
+    }
+    if (!absent_.empty()) search_ = std::jthread([this](const std::stop_token& ended) { searchAbsent(ended); });
+}
+
+/// Looks for workers that the cluster goes on without, until one of them is back.
+void ClusterForward::searchAbsent(const std::stop_token& ended) {
+    const std::vector<std::string> here = nodes();
+    std::mutex mutex;
+    std::condition_variable_any pause;
+    std::unique_lock lock(mutex);
+    // One that was lost again and again may well answer and be lost again.
+    const auto time = kSearchPause * (1 << std::min(nExclusions_, 8));
+    while (!pause.wait_for(lock, ended, time, [&] { return ended.stop_requested(); })) {
+        for (size_t i = 0; i < options_.workers.size() && !ended.stop_requested(); i++) {
+            if (std::find(here.begin(), here.end(), options_.workers[i].text()) != here.end()) continue;
+            if (!links_->answers(static_cast<int>(i) + 1)) continue;
+            returned_ = options_.workers[i].text();
+            isBack_ = true;
+            return;
         }
     }
 }
@@ -188,29 +243,47 @@ void ClusterForward::joinDeviceCollective() {
     }
 }
 
+/// The worker's next frame of the one type, as long as it goes on telling of progress.
+Frame ClusterForward::awaitProgressing(const ClusterLinks::Link& link, FrameType type) {
+    uint64_t most = 0;
+    for (Deadline patience = after(options_.stall);;) {
+        const Frame frame = receiveFrame(*link.data, links_->session(), {type, FrameType::Progress}, patience);
+        if (frame.type == type) return frame;
+        uint64_t values[2] = {};
+        if (frame.payload.size() != sizeof values)
+            throw ProtocolError("{}: a damaged report of progress", link.address.text());
+        std::memcpy(values, frame.payload.data(), sizeof values);
+        if (values[0] <= most) continue;
+        most = values[0];
+        patience = after(options_.stall);
+    }
+}
+
 /// Until the worker has said that it is ready.
 void ClusterForward::prepareWorker(const ClusterLinks::Link& link, const std::string& setup) {
     const uint32_t session = links_->session();
     const std::string name = link.address.text();
     sendFrame(*link.data, session, FrameType::Setup, setup, after(kSendLimit));
-    const Frame answer = receiveFrame(*link.data, session, {FrameType::Holdings}, after(kLoadLimit));
-    const nlohmann::json holdings = parseJson(answer.text());
-    if (!holdings.is_object() || !holdings.contains("complete") || !holdings["complete"].is_boolean())
-        throw ProtocolError("{}: a damaged answer to the setup", name);
-    if (holdings["complete"].get<bool>()) {
+    const std::vector<TensorSlice> slices = rankSlices(arch_, plan_, link.rank);
+    const nlohmann::json holdings = parseJson(awaitProgressing(link, FrameType::Holdings).text());
+    const bool understood = holdings.is_object() && holdings.contains("digest") && holdings["digest"].is_string();
+    if (!understood) throw ProtocolError("{}: a damaged answer to the setup", name);
+    // What a worker has kept is used only if it is, byte by byte, what this root's file holds.
+    const std::string digest = holdings["digest"].get<std::string>();
+    const bool accepted = !digest.empty() && digest == digests_.of(slices);
+    sendFrame(*link.data, session, FrameType::Holdings, nlohmann::json{{"accepted", accepted}}.dump(),
+              after(kSendLimit));
+    if (accepted) {
         options_.log(fmt::format("{}: its weights are in place", name));
     } else {
-        const std::vector<TensorSlice> slices = rankSlices(arch_, plan_, link.rank);
+        if (!digest.empty())
+            options_.log(fmt::format("{}: has other weights under this model's name: sending them", name));
         const size_t total = storedWeightBytes(arch_, plan_, link.rank, file_);
         sendSlices(*link.data, session, file_, slices, [&](size_t done) {
             if (options_.progress) options_.progress(link.rank, name, done, total);
         });
     }
-    for (;;) {
-        const Frame frame =
-            receiveFrame(*link.data, session, {FrameType::Ready, FrameType::Progress}, after(kLoadLimit));
-        if (frame.type == FrameType::Ready) return;
-    }
+    awaitProgressing(link, FrameType::Ready);
 }
 
 void ClusterForward::loadOwn() {
@@ -225,6 +298,10 @@ void ClusterForward::loadOwn() {
 }
 
 void ClusterForward::forward(const Batch& batch, std::vector<float>& best) {
+    if (isBack_ && isPause(batch)) {
+        rejoining_ = true;
+        throw PeerLost(0, "{} is back", returned_);
+    }
     if (!microbatches_.decide(batch.nTokens)) return runBatch(batch, best);
     Batch split = batch;
     split.microbatched = true;
@@ -240,7 +317,7 @@ void ClusterForward::runBatch(const Batch& batch, std::vector<float>& best) {
         decoder_->forward(batch, best);
         const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
         stepSeconds_ += seconds;
-        nLosses_ = 0;
+        nLosses_.clear();
         if (!batch.microbatched)
             microbatches_.measured(batch.nTokens, (communicator_->syncSeconds() - syncBefore) / seconds);
     });
@@ -264,14 +341,16 @@ void ClusterForward::runStep(const std::function<void()>& body) {
 }
 
 void ClusterForward::recover(const PeerLost& lost) {
-    if (++nLosses_ > kMaxAttempts) {
-        nLosses_ = 0;
-        throw PeerLost(lost.rank, "{}: it was lost in {} attempts at the same step", lost.what(), kMaxAttempts);
+    if (std::exchange(rejoining_, false)) {
+        options_.log(fmt::format("{} is back", returned_));
+        nLosses_.clear();
+    } else {
+        if (links_) nLosses_[links_->blamed(lost)]++;
+        options_.log(fmt::format("lost {}", lost.what()));
     }
-    options_.log(fmt::format("lost {}", lost.what()));
     const Clock::time_point begin = Clock::now();
     try {
-        establish(options_.wait, false);
+        establish(false);
     } catch (const ConfigError& error) {
         throw PeerLost(lost.rank, "lost {}; without {} {}", lost.what(), absent_, error.what());
     }

@@ -1,15 +1,19 @@
 #pragma once
 
+#include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/thread-pool.hpp"
 #include "cluster/cluster-links.hpp"
 #include "cluster/cluster-setup.hpp"
 #include "cluster/microbatch-policy.hpp"
+#include "cluster/slice-digests.hpp"
 #include "engine/forward-pass.hpp"
 #include "format/model-file.hpp"
 #include "net/tcp-communicator.hpp"
@@ -41,6 +45,8 @@ struct ClusterOptions {
     std::chrono::milliseconds wait{5000};
     /// A worker that is silent for so long is lost.
     std::chrono::milliseconds silence{1500};
+    /// A worker that checks or lays out weights and makes no progress for so long is given up.
+    std::chrono::milliseconds stall{300'000};
     Log log;
     /// True when the user wants no more of this: an attempt to put the cluster together again ends.
     std::function<bool()> interrupted;
@@ -60,7 +66,8 @@ class ClusterForward final : public ForwardPass {
     void forward(const Batch& batch, std::vector<float>& best) override;
     void gatherLogits(std::vector<float>& logits) override;
     bool logitsAreNear() const override { return decoder_ && decoder_->logitsAreNear(); }
-    /// Waits for lost workers; then goes on with those that are there, if they can hold the model.
+    /// Waits for lost workers; then goes on with those that are there, if they can hold the model. A worker that is
+    /// back later joins at the next pause: forward() of a batch in which nothing is being written throws PeerLost.
     void recover(const PeerLost& lost) override;
     const DecoderLimits& limits() const override { return limits_; }
     Traffic traffic() const override;
@@ -74,11 +81,13 @@ class ClusterForward final : public ForwardPass {
     std::vector<std::optional<NodeStatistics>> nodeStatistics() const;
 
   private:
-    void establish(std::chrono::milliseconds wait, bool allRequired);
+    void establish(bool allRequired);
+    void searchAbsent(const std::stop_token& ended);
     void makePlan();
     void startSession();
     void chooseCollective();
     void joinDeviceCollective();
+    Frame awaitProgressing(const ClusterLinks::Link& link, FrameType type);
     void prepareWorker(const ClusterLinks::Link& link, const std::string& setup);
     void loadOwn();
     void teardown();
@@ -91,6 +100,7 @@ class ClusterForward final : public ForwardPass {
     ThreadPool& pool_;
     const DecoderLimits limits_;
     const ClusterOptions options_;
+    SliceDigests digests_;
 
     std::unique_ptr<ClusterLinks> links_;  // of this session
     ClusterSetup setup_;
@@ -105,10 +115,15 @@ class ClusterForward final : public ForwardPass {
     MicrobatchPolicy microbatches_;
     LineCost cost_;
     std::vector<std::byte> encoded_;
-    double stepSeconds_ = 0.0;  // of rank 0 in steps, since the cluster was ready
-    int nLosses_ = 0;           // since the last step that succeeded
-    bool allCpus_ = false;      // of this session
-    std::string absent_;        // workers that the cluster goes on without
+    double stepSeconds_ = 0.0;    // of rank 0 in steps, since the cluster was ready
+    std::map<int, int> nLosses_;  // of each worker by number, since the last step that succeeded
+    bool allCpus_ = false;        // of this session
+    std::string absent_;          // workers that the cluster goes on without
+    std::string returned_;        // one of them that is back, once isBack_
+    std::atomic<bool> isBack_{false};
+    bool rejoining_ = false;
+    int nExclusions_ = 0;  // recoveries that left out one which was lost again and again
+    std::jthread search_;  // for them
 };
 
 }  // namespace dllama

@@ -18,6 +18,10 @@ constexpr std::chrono::milliseconds kQuietLimit{1000};
 /// When a line breaks its cause may be about to arrive on the other one.
 constexpr std::chrono::milliseconds kCauseLimit{100};
 constexpr std::chrono::milliseconds kStatisticsLimit{1000};
+/// For a worker that is missing: whoever waits for the end of the search must not wait for long.
+constexpr std::chrono::milliseconds kAskLimit{500};
+/// Greetings of one worker that may fail for another reason than that nobody is there.
+constexpr int kMaxDamaged = 3;
 /// A worker may need so long to notice that its last session has ended: it finishes the layer it is in.
 constexpr std::chrono::seconds kBusyLimit{30};
 
@@ -28,7 +32,8 @@ uint64_t newSession() {
 
 }  // namespace
 
-ClusterLinks::ClusterLinks(Options options) : options_(std::move(options)), session_(newSession()) {
+ClusterLinks::ClusterLinks(Options options)
+    : options_(std::move(options)), session_(newSession()), watch_(options_.silence) {
     for (size_t i = 0; i < options_.workers.size(); i++) {
         auto link = std::make_unique<Link>();
         link->address = options_.workers[i];
@@ -54,7 +59,12 @@ void ClusterLinks::close() {
 
 void ClusterLinks::dialControl(Link& link, std::chrono::milliseconds wait) {
     const Deadline begin = Clock::now(), patience = begin + wait, busyPatience = patience + kBusyLimit;
+    if (options_.excluded.contains(link.number)) {
+        link.failure = fmt::format("{}, which was lost again and again", link.address.text());
+        return;
+    }
     bool told = false;
+    int nDamaged = 0;
     for (auto pause = kFirstPause;; pause = std::min(2 * pause, kLongestPause)) {
         try {
             const Hello hello{Hello::Purpose::Control, session_, 0, link.number};
@@ -71,8 +81,10 @@ void ClusterLinks::dialControl(Link& link, std::chrono::milliseconds wait) {
             link.busy = false;
             link.failure = error.what();
         } catch (const ProtocolError& error) {
+            // Another secret, which stays; or a byte that got damaged on its way, which does not.
+            link.busy = false;
             link.failure = error.what();
-            return;
+            if (++nDamaged == kMaxDamaged) return;
         }
         if (options_.interrupted && options_.interrupted()) return;
         const std::chrono::duration<double> left = (link.busy ? busyPatience : patience) - Clock::now();
@@ -105,13 +117,24 @@ void ClusterLinks::connectControl(std::chrono::milliseconds wait, bool allRequir
     for (size_t i = 0; i < links_.size(); i++) links_[i]->rank = static_cast<int>(i) + 1;
 }
 
+bool ClusterLinks::answers(int number) const {
+    try {
+        // A session that ends as soon as it has begun.
+        dial(options_.workers[number - 1], {Hello::Purpose::Control, newSession(), 0, number}, secret(),
+             after(kAskLimit));
+        return true;
+    } catch (const Error&) {
+        return false;
+    }
+}
+
 void ClusterLinks::connectData() {
     forEach([&](Link& link) {
         const Hello hello{Hello::Purpose::Data, session_, 0, link.number};
         Greeted greeted = dial(link.address, hello, secret(), after(kDialLimit));
         const std::lock_guard lock(mutex_);
         link.data = std::move(greeted.connection);
-        if (lost_) throw PeerLost(*lost_);  // noteLost() had no data line to end yet
+        if (lost_) throw PeerLost(link.rank, "{}", lost_->reason);  // noteLost() had no data line to end yet
     });
 }
 
@@ -123,6 +146,9 @@ void ClusterLinks::forEach(const std::function<void(Link&)>& body) {
             try {
                 body(*links_[i]);
             } catch (const ConnectionError& error) {
+                errors[i] = std::make_exception_ptr(PeerLost(links_[i]->rank, "{}", error.what()));
+                noteLost(links_[i]->number, error.what());
+            } catch (const ProtocolError& error) {
                 errors[i] = std::make_exception_ptr(PeerLost(links_[i]->rank, "{}", error.what()));
                 noteLost(links_[i]->number, error.what());
             } catch (const std::exception& error) {
@@ -151,7 +177,11 @@ void ClusterLinks::sendToAll(FrameType type, std::span<const std::byte> payload)
 
 void ClusterLinks::noteLost(int node, const std::string& reason) {
     const std::lock_guard lock(mutex_);
-    if (!lost_) lost_ = PeerLost(node, "{}", reason);
+    noteLostLocked(node, reason);
+}
+
+void ClusterLinks::noteLostLocked(int node, const std::string& reason) {
+    if (!lost_) lost_ = Loss{node, reason};
     lostSource_.request_stop();
     for (const auto& link : links_)
         if (link->data) link->data->shutdown();
@@ -168,15 +198,49 @@ void ClusterLinks::hear(int node, const Frame& frame) {
         changed_.notify_all();
         return;
     }
-    const std::string reason = fmt::format("{}: {}", (*link)->address.text(), printable(frame.text()));
-    lock.unlock();
-    noteLost(node, reason);
+    if (frame.type == FrameType::Lines) return hearLines(node, frame);
+    noteLostLocked(node, fmt::format("{}: {}", (*link)->address.text(), printable(frame.text())));
+}
+
+std::string ClusterLinks::nameOf(int node) const {
+    return node == 0 ? "the root" : options_.workers.at(node - 1).text();
+}
+
+/// A worker tells how much its data lines have carried. Under the mutex.
+void ClusterLinks::hearLines(int node, const Frame& frame) {
+    const std::optional<std::vector<LineEnd>> lines = decodeLines(frame.payload);
+    if (!lines) return noteLostLocked(node, fmt::format("{}: a damaged report of its lines", nameOf(node)));
+    std::vector<LineEnd> own;
+    for (const auto& link : links_)
+        if (link->data)
+            own.push_back(
+                {link->number, link->data->isWaiting(), link->data->bytesSent(), link->data->bytesReceived()});
+    const Clock::time_point now = Clock::now();
+    std::optional<LineWatch::Silent> silent = watch_.report(0, own, now);
+    if (!silent) silent = watch_.report(node, *lines, now);
+    if (!silent) return;
+    const bool known = silent->from >= 0 && silent->from <= static_cast<int>(options_.workers.size());
+    const int blamed = silent->to != 0 ? silent->to : silent->from;
+    noteLostLocked(blamed, fmt::format("{}: the data line from {} is silent: {} bytes have not arrived for {} ms",
+                                       nameOf(silent->to), known ? nameOf(silent->from) : "a node that does not exist",
+                                       silent->missing, silent->time.count()));
+}
+
+int ClusterLinks::blamed(const PeerLost& error) {
+    const std::lock_guard lock(mutex_);
+    if (lost_ && lost_->number > 0) return lost_->number;
+    for (const auto& link : links_)
+        if (link->rank == error.rank) return link->number;
+    return links_.empty() ? 0 : links_[0]->number;
 }
 
 void ClusterLinks::rethrowLost(const PeerLost& error) {
     std::unique_lock lock(mutex_);
-    if (changed_.wait_for(lock, kCauseLimit, [&] { return lost_.has_value(); })) throw PeerLost(*lost_);
-    throw PeerLost(error);
+    if (!changed_.wait_for(lock, kCauseLimit, [&] { return lost_.has_value(); })) throw PeerLost(error);
+    int rank = error.rank;
+    for (const auto& link : links_)
+        if (link->number == lost_->number) rank = link->rank;
+    throw PeerLost(rank, "{}", lost_->reason);
 }
 
 std::vector<std::optional<NodeStatistics>> ClusterLinks::askStatistics() {

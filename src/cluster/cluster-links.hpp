@@ -5,11 +5,13 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <stop_token>
 #include <string>
 #include <vector>
 
 #include "cluster/cluster-setup.hpp"
+#include "cluster/line-watch.hpp"
 #include "net/handshake.hpp"
 #include "net/heartbeat.hpp"
 #include "net/peer-listener.hpp"
@@ -22,6 +24,8 @@ class ClusterLinks {
   public:
     struct Options {
         std::vector<Address> workers;
+        /// Numbers of those that are not asked: they were lost again and again.
+        std::set<int> excluded;
         std::optional<Secret> secret;
         /// Silence after which a worker is lost.
         std::chrono::milliseconds silence{1500};
@@ -44,6 +48,8 @@ class ClusterLinks {
     /// Control lines to all workers, or, if not all are required, to those that answer within `wait`. Throws PeerLost
     /// if one is missing that is required, and Interrupted.
     void connectControl(std::chrono::milliseconds wait, bool allRequired);
+    /// True if that worker would take a root now. Any thread.
+    bool answers(int number) const;
     /// Then the data lines. Throws PeerLost.
     void connectData();
     /// Ends the heartbeat, and whatever waits on a device.
@@ -58,14 +64,16 @@ class ClusterLinks {
     /// Requested once a rank is lost.
     std::stop_source& lostSource() { return lostSource_; }
 
-    /// Calls body for each link in a thread of its own. A ConnectionError becomes PeerLost; the first error is
-    /// rethrown.
+    /// Calls body for each link in a thread of its own. A ConnectionError or ProtocolError becomes
+    /// PeerLost: another attempt may go well. The first error is rethrown.
     void forEach(const std::function<void(Link&)>& body);
     /// Throws PeerLost.
     void sendToAll(FrameType type, std::span<const std::byte> payload);
 
     /// Any thread: every operation of the session fails from now on.
     void noteLost(int node, const std::string& reason);
+    /// The number of the worker that a PeerLost of this session is to be laid to.
+    int blamed(const PeerLost& error);
     /// What the heartbeat found out is the cause, if it found out anything.
     [[noreturn]] void rethrowLost(const PeerLost& error);
 
@@ -75,6 +83,9 @@ class ClusterLinks {
   private:
     void dialControl(Link& link, std::chrono::milliseconds wait);
     void hear(int node, const Frame& frame);
+    void hearLines(int node, const Frame& frame);
+    void noteLostLocked(int node, const std::string& reason);
+    std::string nameOf(int node) const;
     const Secret* secret() const { return options_.secret ? &*options_.secret : nullptr; }
 
     const Options options_;
@@ -86,7 +97,12 @@ class ClusterLinks {
 
     std::mutex mutex_;
     std::condition_variable changed_;
-    std::optional<PeerLost> lost_;                     // what was found out first
+    struct Loss {
+        int number;
+        std::string reason;
+    };
+    std::optional<Loss> lost_;  // what was found out first
+    LineWatch watch_;
     std::vector<std::optional<NodeStatistics>> told_;  // by rank
 };
 

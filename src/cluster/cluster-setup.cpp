@@ -26,6 +26,14 @@ std::string hex(uint64_t value) {
 
 }  // namespace
 
+std::string modelToJson(const ClusterSetup& s) {
+    json document = {{"config", modelConfigToJson(s.config)},
+                     {"weight_type", dtypeName(s.weightType)},
+                     {"exceptions", json::object()}};
+    for (const auto& [name, type] : s.exceptions) document["exceptions"][name] = dtypeName(type);
+    return document.dump();
+}
+
 std::string setupToJson(const ClusterSetup& s) {
     json document = {{"config", modelConfigToJson(s.config)},
                      {"model_id", hex(s.modelId)},
@@ -90,8 +98,10 @@ ClusterSetup setupFromJson(const std::string& text, const std::string& peer) {
         if (s.numbers[rank] < 0 || s.numbers[rank] >= kMaxNodes || (rank > 0 && s.numbers[rank] <= s.numbers[rank - 1]))
             throw ProtocolError("{}: its setup numbers the nodes out of order", peer);
     const DecoderLimits& l = s.limits;
+    if (l.kvType != DType::F16 && l.kvType != DType::F32)
+        throw ProtocolError("{}: its setup wants a KV cache of {}, must be f16 or f32", peer, dtypeName(l.kvType));
     if (s.addresses.size() != s.nodes.size() || s.numbers.size() != s.nodes.size() || l.maxTokens < 1 ||
-        l.maxOutputs < 1 || l.nKvBlocks < 1 || l.maxPositions < 1 || l.maxTokens > (1 << 20) ||
+        l.maxOutputs < 1 || l.nKvBlocks < 1 || l.maxPositions < 1 || s.nodes.empty() || l.maxTokens > (1 << 20) ||
         l.nKvBlocks > (1 << 24) || l.maxPositions > (1 << 24) || l.maxOutputs > (1 << 20))
         throw ProtocolError("{}: its setup has impossible limits", peer);
     return s;

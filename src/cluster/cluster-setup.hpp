@@ -43,6 +43,8 @@ struct ClusterSetup {
     std::vector<std::string> addresses;
 };
 
+/// The part of a setup that tells the model from others, but for the weights themselves. Equal for equal models.
+std::string modelToJson(const ClusterSetup& setup);
 std::string setupToJson(const ClusterSetup& setup);
 /// Throws ProtocolError, naming `peer`, for a missing, unknown or impossible field.
 ClusterSetup setupFromJson(const std::string& json, const std::string& peer);

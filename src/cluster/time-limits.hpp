@@ -11,7 +11,7 @@ constexpr std::chrono::seconds kSendLimit{60};
 /// A worker whose turn it is, and which has nothing to wait for, answers within this time.
 constexpr std::chrono::seconds kAnswerLimit{5};
 constexpr std::chrono::seconds kSetupLimit{15};
-/// Checking a large cache file or laying out weights takes minutes on a slow disk; heartbeats watch the node meanwhile.
-constexpr std::chrono::minutes kLoadLimit{60};
+/// The root reads all that a worker holds from its own file before it takes it, from a slow disk maybe.
+constexpr std::chrono::minutes kVerdictLimit{60};
 
 }  // namespace dllama

@@ -33,7 +33,7 @@ struct WorkerOptions {
     std::shared_ptr<const DeviceCollectives> collectives;
     Log log;
     /// Silence of the root after which it counts as gone.
-    std::chrono::milliseconds silence{3000};
+    std::chrono::milliseconds silence{2500};
 };
 
 }  // namespace dllama

@@ -99,19 +99,31 @@ void WorkerSession::serve(RankLoader& loader) {
         beats, [&](int, const std::string& reason) { abort(reason); },
         [&](int, const Frame& frame) {
             if (frame.type == FrameType::Statistics) heartbeat.send(0, FrameType::Statistics, statistics());
-        });
+        },
+        [&] { return encodeLines(lines()); });
     heartbeat.add({0, control_.get()});
     try {
         Connection& root = waitForData(0);
         const Frame frame = receiveFrame(root, id(), {FrameType::Setup}, after(kSetupLimit));
         const ClusterSetup setup = setupFromJson(std::string(frame.text()), root.peer());
-        LoadedRank& loaded = loader.load(setup, rankOf(setup, hello_.server, root.peer()), root, id());
+        LoadedRank& loaded =
+            loader.load(setup, rankOf(setup, hello_.server, root.peer()), {root, id(), lost_.get_token()});
         connectMesh(setup);
         computeSteps(loaded, root, setup);
     } catch (const std::exception& error) {
         heartbeat.send(0, FrameType::Failure, printable(error.what()));
         throw;
     }
+}
+
+/// How much each data line has carried.
+std::vector<LineEnd> WorkerSession::lines() const {
+    const std::lock_guard lock(mutex_);
+    std::vector<LineEnd> lines;
+    for (int number = 0; number < kMaxNodes; number++)
+        if (const auto& c = data_[number])
+            lines.push_back({number, c->isWaiting(), c->bytesSent(), c->bytesReceived()});
+    return lines;
 }
 
 std::string WorkerSession::statistics() const {
@@ -128,7 +140,7 @@ void WorkerSession::connectMesh(const ClusterSetup& setup) {
     for (size_t r = 1; r < setup.numbers.size(); r++) {
         if (setup.numbers[r] <= own) continue;
         const Hello hello{Hello::Purpose::Data, hello_.session, own, setup.numbers[r]};
-        Greeted greeted = dial(parseAddress(setup.addresses[r]), hello, secret, after(kSetupLimit));
+        Greeted greeted = dial(parseAddress(setup.addresses[r]), hello, secret, after(kAnswerLimit));
         const std::lock_guard lock(mutex_);
         data_[setup.numbers[r]] = std::move(greeted.connection);
         if (!abortReason_.empty()) throw ConnectionError("{}", abortReason_);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cluster/cluster-setup.hpp"
+#include "cluster/line-watch.hpp"
 #include "cluster/rank-loader.hpp"
 #include "cluster/worker-options.hpp"
 #include "net/handshake.hpp"
@@ -21,6 +22,7 @@ class WorkerSession {
   public:
     WorkerSession(Hello hello, const WorkerOptions& options);
 
+    const Hello& hello() const { return hello_; }
     /// True if this data line belongs to the session and is not there yet.
     bool lacks(const Hello& hello) const;
     /// Any thread: a line of this session.
@@ -46,6 +48,7 @@ class WorkerSession {
     void connectMesh(const ClusterSetup& setup);
     void computeSteps(LoadedRank& loaded, Connection& root, const ClusterSetup& setup);
     std::string statistics() const;
+    std::vector<LineEnd> lines() const;
     uint32_t id() const { return static_cast<uint32_t>(hello_.session); }
 
     const Hello hello_;

@@ -2,14 +2,13 @@
 
 #include "base/cpu-features.hpp"
 #include "base/printable.hpp"
-#include "base/system-info.hpp"
 #include "cluster/time-limits.hpp"
 
 namespace dllama {
 
 Worker::Worker(WorkerOptions options)
     : options_(std::move(options)), pool_(options_.nThreads), loader_(options_, pool_) {
-    node_.memory = options_.memoryLimit != 0 ? options_.memoryLimit : availableMemory();
+    node_.memory = loader_.memoryLimit();
     node_.threads = options_.nThreads;
     node_.speed = options_.speed;
     node_.cpu = cpuFeatureNames();
@@ -43,10 +42,16 @@ void Worker::receive(Caller caller) {
     const Hello& hello = caller.hello;
     const bool isRoot = hello.purpose == Hello::Purpose::Control;
     std::string refusal;
+    bool busy = isRoot;
     std::shared_ptr<WorkerSession> session;
     {
         const std::lock_guard lock(mutex_);
-        if (isRoot && (session_ || stopping_))
+        if (isRoot && session_ && session_->hello().session == hello.session &&
+            session_->hello().server != hello.server) {
+            refusal =
+                fmt::format("this worker is listed twice, as number {} and {}", session_->hello().server, hello.server);
+            busy = false;
+        } else if (isRoot && (session_ || stopping_))
             refusal = "this worker serves another root";
         else if (isRoot)
             session = session_ = std::make_shared<WorkerSession>(hello, options_);
@@ -56,7 +61,7 @@ void Worker::receive(Caller caller) {
             session = session_;
     }
     if (!session) {
-        refuse(caller, isRoot, refusal, deadline);
+        refuse(caller, busy, refusal, deadline);
         throw ProtocolError("{}: {}", caller.connection->peer(), refusal);
     }
     try {

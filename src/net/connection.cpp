@@ -27,10 +27,16 @@ void Connection::send(std::span<const std::byte> bytes, Deadline deadline) {
 
 void Connection::receive(std::span<std::byte> bytes, Deadline deadline) {
     const Deadline spinUntil = Clock::now() + kSpin;
+    struct Waits {
+        Connection& connection;
+        ~Waits() { connection.setWaiting(false); }
+    } waits{*this};
     while (!bytes.empty()) {
         const size_t n = tryReceive(bytes);
         bytes = bytes.subspan(n);
-        if (n == 0 && Clock::now() > spinUntil) wait(POLLIN, deadline, "receiving");
+        if (n > 0 || Clock::now() <= spinUntil) continue;
+        setWaiting(true);
+        wait(POLLIN, deadline, "receiving");
     }
 }
 

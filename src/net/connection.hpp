@@ -36,6 +36,10 @@ class Connection {
     /// Ends every operation, of this and of other threads, with a ConnectionError.
     void shutdown() noexcept;
 
+    /// Whether somebody waits for bytes of the peer.
+    bool isWaiting() const { return waiting_.load(std::memory_order_relaxed); }
+    void setWaiting(bool waiting) { waiting_.store(waiting, std::memory_order_relaxed); }
+
     int fd() const { return socket_.fd(); }
     const std::string& peer() const { return peer_; }
     uint64_t bytesSent() const { return sent_.load(std::memory_order_relaxed); }
@@ -48,6 +52,9 @@ class Connection {
     std::string peer_;
     std::atomic<uint64_t> sent_{0};
     std::atomic<uint64_t> received_{0};
+
+  private:
+    std::atomic<bool> waiting_{false};
 };
 
 /// TCP as it is.

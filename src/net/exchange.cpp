@@ -8,6 +8,14 @@ namespace dllama {
 
 namespace {
 
+/// However an exchange ends, nobody waits any more.
+struct EndOfWaiting {
+    std::span<Transfer> transfers;
+    ~EndOfWaiting() {
+        for (const Transfer& t : transfers) t.connection->setWaiting(false);
+    }
+};
+
 /// Moves what can be moved now. True if anything was.
 bool advance(Transfer& t) {
     const size_t sent = t.nSent, received = t.nReceived;
@@ -34,7 +42,10 @@ void sleepUntilReady(std::span<Transfer> transfers, std::vector<pollfd>& waiting
     for (const Transfer& t : transfers) {
         if (t.done()) continue;
         short events = 0;
-        if (t.nReceived < t.in.size()) events |= POLLIN;
+        if (t.nReceived < t.in.size()) {
+            events |= POLLIN;
+            t.connection->setWaiting(true);
+        }
         if (t.nSent < t.out.size()) events |= POLLOUT;
         waiting.push_back({t.connection->fd(), events, 0});
     }
@@ -46,6 +57,7 @@ void sleepUntilReady(std::span<Transfer> transfers, std::vector<pollfd>& waiting
 
 void exchangeFrames(std::span<Transfer> transfers, Deadline deadline, const std::function<bool()>& idle) {
     std::vector<pollfd> waiting;
+    const EndOfWaiting endOfWaiting{transfers};
     bool idling = static_cast<bool>(idle);
     Deadline spinUntil = Clock::now() + kSpin;
     for (;;) {
@@ -56,6 +68,8 @@ void exchangeFrames(std::span<Transfer> transfers, Deadline deadline, const std:
             try {
                 moved |= advance(t);
             } catch (const ConnectionError& error) {
+                throw PeerLost(t.rank, "{}", error.what());
+            } catch (const ProtocolError& error) {
                 throw PeerLost(t.rank, "{}", error.what());
             }
             if (!t.done()) unfinished = &t;

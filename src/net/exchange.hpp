@@ -25,8 +25,8 @@ struct Transfer {
 };
 
 /// Sends and receives all transfers side by side, so that no amount of data can block two ranks that send to each
-/// other. Spins for a short while, then sleeps until data comes. Throws PeerLost naming the rank that is gone or
-/// silent at the deadline, and ProtocolError for another frame than the expected one.
+/// other. Spins for a short while, then sleeps until data comes. Throws PeerLost naming the rank that is gone,
+/// silent at the deadline, or sends another frame than the expected one: its line is of no more use.
 ///
 /// While it waits it calls idle(), something useful that takes a microsecond or so, as long as that returns true.
 void exchangeFrames(std::span<Transfer> transfers, Deadline deadline, const std::function<bool()>& idle = {});

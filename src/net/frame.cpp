@@ -47,6 +47,8 @@ size_t maxPayload(FrameType type) {
             return 4 * KiB;
         case FrameType::Statistics:
             return 64 * KiB;
+        case FrameType::Lines:
+            return 4 * KiB;
     }
     return 0;
 }
@@ -81,7 +83,7 @@ FrameHeader readHeader(std::span<const std::byte, kFrameHeaderBytes> from, const
     std::memcpy(&header.type, p + 8, 2);
     std::memcpy(&header.flags, p + 10, 2);
     std::memcpy(&header.length, p + 12, 4);
-    if (header.type < FrameType::Hello || header.type > FrameType::Statistics)
+    if (header.type < FrameType::Hello || header.type > FrameType::Lines)
         throw ProtocolError("{}: frame type {} is not known", peer, static_cast<int>(header.type));
     if (header.length > maxPayload(header.type))
         throw ProtocolError("{}: a frame of type {} announces {} bytes, the limit is {}", peer,

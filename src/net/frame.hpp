@@ -24,7 +24,7 @@ enum class FrameType : uint16_t {
     Hello = 1,   // JSON: who connects, and what for
     Welcome,     // JSON: the answer
     Setup,       // JSON: model, plan, limits, addresses
-    Holdings,    // JSON: whether the worker has its slices
+    Holdings,    // JSON: whether the worker has its slices, and whether the root takes them
     Slice,       // u32 index, u32 0, u64 offset, bytes of one weight slice
     SliceHash,   // u32 index, u32 0, u64 XXH3 of the slice
     Progress,    // u64 done, u64 total: bytes of weights laid out
@@ -37,6 +37,7 @@ enum class FrameType : uint16_t {
     Heartbeat,   // I am alive
     Failure,     // text: why this side gives up
     Statistics,  // JSON: what a worker measured
+    Lines,       // how much each data line of a worker has carried; also a heartbeat
 };
 
 constexpr size_t kFrameHeaderBytes = 24;

@@ -13,7 +13,7 @@
 /// How a connection begins: TLS if there is a secret, then Hello and Welcome. Both sides check protocol and build.
 namespace dllama {
 
-constexpr int kProtocolVersion = 5;
+constexpr int kProtocolVersion = 6;
 
 /// The program's version: ranks add up the same bits only if they compute alike.
 const char* buildId();

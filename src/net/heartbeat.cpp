@@ -10,8 +10,8 @@ constexpr std::chrono::milliseconds kSendLimit{100};
 
 }  // namespace
 
-Heartbeat::Heartbeat(const Options& options, Lost lost, Received received)
-    : options_(options), lost_(std::move(lost)), received_(std::move(received)) {
+Heartbeat::Heartbeat(const Options& options, Lost lost, Received received, Report report)
+    : options_(options), lost_(std::move(lost)), received_(std::move(received)), report_(std::move(report)) {
     thread_ = std::thread([this] { loop(); });
 }
 
@@ -52,7 +52,9 @@ void Heartbeat::loop() {
                 if (!line.lost) living.push_back(&line);
         }
         if (Clock::now() >= nextBeat) {
-            for (const Line* line : living) send(line->peer.node, FrameType::Heartbeat, "");
+            const std::string report = report_ ? report_() : "";
+            const FrameType type = report_ ? FrameType::Lines : FrameType::Heartbeat;
+            for (const Line* line : living) send(line->peer.node, type, report);
             nextBeat = Clock::now() + options_.interval;
         }
         for (const Line* line : living) waiting.push_back({line->peer.connection->fd(), POLLIN, 0});
@@ -102,7 +104,7 @@ bool Heartbeat::receiveSome(Line& line, Frame& frame) {
         if (!inHeader || line.nReceived < kFrameHeaderBytes) continue;
         const FrameHeader header = readHeader(line.header, connection.peer());
         if (header.type != FrameType::Heartbeat && header.type != FrameType::Failure &&
-            header.type != FrameType::Statistics)
+            header.type != FrameType::Statistics && header.type != FrameType::Lines)
             throw ProtocolError("{}: frame of type {} on the control line", connection.peer(),
                                 static_cast<int>(header.type));
         expectFrame(header, header.type, options_.session, 0, connection.peer());

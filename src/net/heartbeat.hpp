@@ -31,8 +31,10 @@ class Heartbeat {
     using Lost = std::function<void(int node, const std::string& reason)>;
     /// A frame that is no heartbeat; called from the heartbeat's thread, and may send().
     using Received = std::function<void(int node, const Frame& frame)>;
+    /// What to tell with each beat, as the payload of a Lines frame. Without it a beat says nothing but that.
+    using Report = std::function<std::string()>;
 
-    Heartbeat(const Options& options, Lost lost, Received received);
+    Heartbeat(const Options& options, Lost lost, Received received, Report report = {});
     ~Heartbeat();
 
     /// Any thread: one more peer to talk to and to watch.
@@ -58,6 +60,7 @@ class Heartbeat {
     const Options options_;
     const Lost lost_;
     const Received received_;
+    const Report report_;
     std::list<Line> lines_;  // grows under the mutex; what is in a line belongs to the thread
     std::mutex mutex_;
     std::atomic<bool> stopping_{false};

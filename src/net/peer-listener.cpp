@@ -99,12 +99,16 @@ bool PeerListener::dismissOne() {
 
 void PeerListener::hear(Hearing& hearing, Incoming incoming) {
     const std::string peer = incoming.peer.text();
+    // Either it is dismissed, or from here on it cannot be: each caller is told of once.
+    const auto isHeard = [&hearing] {
+        State greeting = State::Greeting;
+        return hearing.state.compare_exchange_strong(greeting, State::Greeted) || greeting == State::Greeted;
+    };
     try {
         Caller caller = greet(std::move(incoming), options_.secret, after(options_.handshakeLimit));
-        State greeting = State::Greeting;
-        if (hearing.state.compare_exchange_strong(greeting, State::Greeted)) handler_(std::move(caller));
+        if (isHeard()) handler_(std::move(caller));
     } catch (const std::exception& error) {
-        if (hearing.state != State::Dismissed) log_(fmt::format("refused {}", printable(error.what())));
+        if (isHeard()) log_(fmt::format("refused {}", printable(error.what())));
     }
     if (hearing.state == State::Dismissed) log_(fmt::format("refused {}: it made room for others", peer));
     hearing.state = State::Done;

@@ -95,27 +95,24 @@ std::byte* SliceStore::map(int fd, int protection) const {
     return static_cast<std::byte*>(data);
 }
 
-/// Whether the bytes of a cache file are these slices and undamaged.
-bool SliceStore::isWhole(const std::byte* data) const {
+/// Whether a cache file is one of these slices; with `hashes`, also whether its bytes are these and undamaged.
+bool SliceStore::isWhole(const std::byte* data, const std::vector<uint64_t>* hashes) const {
     uint64_t key = 0, count = 0;
     std::memcpy(&key, data + 8, 8);
     std::memcpy(&count, data + 16, 8);
     if (std::memcmp(data, kMagic, 8) != 0 || key != key_ || count != slices_.size()) return false;
-    for (size_t i = 0; i < slices_.size(); i++) {
-        uint64_t hash = 0;
-        std::memcpy(&hash, data + kFixedHeader + 8 * i, 8);
-        if (XXH3_64bits(data + slices_[i].offset, slices_[i].bytes) != hash) return false;
-    }
+    for (size_t i = 0; i < slices_.size() && hashes != nullptr; i++)
+        if (XXH3_64bits(data + slices_[i].offset, slices_[i].bytes) != (*hashes)[i]) return false;
     return true;
 }
 
 /// Reads from the cache file from now on. False if there is none or it is not whole: it is then received anew.
-bool SliceStore::openWhole() {
+bool SliceStore::openWhole(const std::vector<uint64_t>* hashes) {
     const Socket file = openCached(path_);
     if (file.fd() < 0 || ::lseek(file.fd(), 0, SEEK_END) != static_cast<off_t>(mappedBytes_)) return false;
     touchCached(file.fd());
     std::byte* data = map(file.fd(), PROT_READ);
-    complete_ = isWhole(data);
+    complete_ = isWhole(data, hashes);
     if (complete_) std::swap(data, data_);
     if (data != nullptr) ::munmap(data, mappedBytes_);
     return complete_;
@@ -124,6 +121,10 @@ bool SliceStore::openWhole() {
 std::span<std::byte> SliceStore::room(size_t index) {
     DLLAMA_CHECK(!complete_ && index < slices_.size());
     return {data_ + slices_[index].offset, slices_[index].bytes};
+}
+
+void SliceStore::forget() {
+    if (!path_.empty()) ::unlink(path_.c_str());
 }
 
 std::string SliceStore::finish(const std::vector<uint64_t>& hashes) {
@@ -136,7 +137,7 @@ std::string SliceStore::finish(const std::vector<uint64_t>& hashes) {
     const std::unique_ptr<CachePart> part = std::move(part_);
     std::string failure;
     try {
-        if (part && !openWhole()) {
+        if (part && !openWhole(&hashes)) {
             // The file appears under its name only when it is on the disk in whole.
             if (::msync(data_, mappedBytes_, MS_SYNC) != 0) throw ConfigError("{}: {}", path_, std::strerror(errno));
             part->publish(path_);

@@ -25,9 +25,9 @@ std::vector<TensorInfo> describeTensors(const Architecture& arch, DType weightTy
 class SliceStore final : public TensorSource {
   public:
     /// `key` names the contents: model and slices. Without `cacheDir` everything stays in memory. Opens a complete
-    /// file of an earlier start, or of another worker, if there is one and its hashes hold. Else makes room for a new
-    /// one: files that were not used for the longest time go where the disk is full, or where the folder would grow
-    /// beyond `cacheLimit` bytes (0: no limit). Throws ConfigError if there is no room.
+    /// file of an earlier start, or of another worker, if there is one: whether its content is right the root says.
+    /// Else makes room for a new one: files that were not used for the longest time go where the disk is full, or where
+    /// the folder would grow beyond `cacheLimit` bytes (0: no limit). Throws ConfigError if there is no room.
     SliceStore(std::vector<TensorInfo> tensors, std::vector<TensorSlice> slices, uint64_t key,
                const std::string& cacheDir, uint64_t cacheLimit = 0);
     ~SliceStore() override;
@@ -41,6 +41,9 @@ class SliceStore final : public TensorSource {
     /// worker has kept the same slices meanwhile, they are read from its file, so that memory holds them once. Returns
     /// why the next start will not find them, or "".
     std::string finish(const std::vector<uint64_t>& hashes);
+
+    /// The next start shall not find these slices.
+    void forget();
 
     const TensorInfo& info(std::string_view name) const override;
     bool has(std::string_view name) const override;
@@ -56,10 +59,10 @@ class SliceStore final : public TensorSource {
         mutable bool released = false;  // its memory was given back and holds nothing
     };
 
-    bool openWhole();
+    bool openWhole(const std::vector<uint64_t>* hashes = nullptr);
     void startPart();
     std::byte* map(int fd, int protection) const;
-    bool isWhole(const std::byte* data) const;
+    bool isWhole(const std::byte* data, const std::vector<uint64_t>* hashes) const;
     const Held& held(const TensorSlice& slice) const;
 
     std::vector<TensorInfo> tensors_;

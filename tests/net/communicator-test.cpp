@@ -185,7 +185,7 @@ TEST(Loss, FrameOfAnotherCollectiveIsRefused) {
         Mesh mesh(2, Wire::F32);
         writeHeader(header, frame);
         mesh.line(1, 0).send(frame, after(milliseconds(500)));
-        EXPECT_THROW(mesh.rank(0).reduceOneShot(values.data(), values.size()), ProtocolError);
+        EXPECT_THROW(mesh.rank(0).reduceOneShot(values.data(), values.size()), PeerLost);
     }
 }
 

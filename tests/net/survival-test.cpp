@@ -190,6 +190,44 @@ TEST_F(Survival, KilledWhileItsWeightsAreOnTheirWay) {
     EXPECT_EQ(second.forward->nodes().size(), 1u);
 }
 
+TEST_F(Survival, DataLineThatFallsSilent) {
+    // Either direction of one line, while everything else, heartbeats too, goes on.
+    for (const bool toWorker : {true, false}) {
+        WorkerProcess a(kSecret), b(kSecret);
+        Relay relay(b.address());
+        options.workers = {a.address(), relay.address()};
+        options.wait = milliseconds(200);
+        RootUnderTest root(path, options);
+        Clock::time_point begin;
+        EXPECT_EQ(root.greedy(prompt, kAnswer,
+                              [&](int step) {
+                                  if (step != 20) return;
+                                  begin = Clock::now();
+                                  relay.silence(1, toWorker);  // the control line came first
+                              }),
+                  expected);
+        const auto lost = root.lines.when("is silent");
+        ASSERT_TRUE(lost) << root.lines.all();
+        EXPECT_LE(*lost - begin, milliseconds(3000));
+        EXPECT_EQ(root.forward->nodes().size(), 3u) << root.lines.all();
+    }
+}
+
+TEST_F(Survival, WorkerThatIsBackJoinsAtTheNextPause) {
+    WorkerProcess a(kSecret), b(kSecret);
+    connectTo({&a, &b});
+    options.wait = milliseconds(200);
+    RootUnderTest root(path, options);
+    answerWithFault(root, 20, [&] { a.process().kill(); });
+    EXPECT_EQ(root.forward->nodes().size(), 2u);
+    a.start();
+    std::this_thread::sleep_for(milliseconds(2500));
+    EXPECT_EQ(root.greedy(prompt, kAnswer), expected);
+    EXPECT_EQ(root.forward->nodes().size(), 3u) << root.lines.all();
+    EXPECT_EQ(root.lines.count("lost "), 1) << root.lines.all();
+    EXPECT_EQ(root.lines.count("is back"), 1) << root.lines.all();
+}
+
 TEST_F(Survival, WhoStaysAwayIsNamed) {
     WorkerProcess a(kSecret);
     connectTo({&a});

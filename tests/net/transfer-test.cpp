@@ -1,4 +1,6 @@
 // How weights get to a worker, and when they need not.
+#include <xxhash.h>
+
 #include <algorithm>
 #include <csignal>
 #include <fstream>
@@ -80,6 +82,40 @@ TEST_F(Transfer, DamagedCacheIsSentAnew) {
     fs::resize_file(cacheFiles()[0], 4'000'000);
     WorkerThread worker(cached());
     EXPECT_GT(bytesOfStart({&worker}, demo), kMegabyte);
+}
+
+/// What a hostile root, or one whose file has changed, leaves in the folder: another weight, with hashes that agree.
+TEST_F(Transfer, OtherWeightsUnderATrueNameAreNotUsed) {
+    size_t nSlices = 0, first = 0;
+    {
+        WorkerThread worker(cached());
+        bytesOfStart({&worker}, demo);
+        ClusterOptions options;
+        options.workers = {worker.address()};
+        RootUnderTest root(demo, options);
+        const auto slices = rankSlices(root.arch, root.forward->plan(), 1);
+        nSlices = slices.size();
+        first =
+            static_cast<size_t>(slices[0].rows()) * storedBytes(root.file.info(slices[0].name).dtype, slices[0].cols());
+    }
+    {
+        std::fstream file(cacheFiles()[0], std::ios::in | std::ios::out | std::ios::binary);
+        const size_t begin = (24 + 8 * nSlices + 63) / 64 * 64;
+        std::vector<char> slice(first);
+        file.seekg(static_cast<std::streamoff>(begin));
+        file.read(slice.data(), static_cast<std::streamsize>(first));
+        for (char& c : slice) c = static_cast<char>(c ^ 1);
+        file.seekp(static_cast<std::streamoff>(begin));
+        file.write(slice.data(), static_cast<std::streamsize>(first));
+        const uint64_t hash = XXH3_64bits(slice.data(), slice.size());
+        file.seekp(24);
+        file.write(reinterpret_cast<const char*>(&hash), 8);
+    }
+    for (const bool repaired : {false, true}) {
+        WorkerThread worker(cached());
+        EXPECT_EQ(bytesOfStart({&worker}, demo) < kMegabyte, repaired);  // and the same text
+        EXPECT_EQ(worker.lines.count("other weights under this model's name"), repaired ? 0 : 1);
+    }
 }
 
 TEST_F(Transfer, TheLongestUnusedGoWhenTheCacheIsFull) {
