@@ -343,11 +343,21 @@ def _from_sentencepiece_json(folder: Folder, document: dict) -> Tokenizer:
     return t
 
 
-def _from_sentencepiece(folder: Folder, path: pathlib.Path) -> Tokenizer:
+def _sentencepiece_processor():
+    """Of a version that looks at a model before it uses it: 0.2.1 and older end in a segmentation fault where a damaged
+    normalisation table leads out of its memory."""
     import sentencepiece
 
+    version = [int(part) if part.isdigit() else 0 for part in sentencepiece.__version__.split(".")[:3]]
+    if version < [0, 2, 2]:
+        found = f"sentencepiece {sentencepiece.__version__}"
+        raise ConversionError(f"{found} is not safe with damaged models: pip install 'sentencepiece>=0.2.2'")
+    return sentencepiece.SentencePieceProcessor()
+
+
+def _from_sentencepiece(folder: Folder, path: pathlib.Path) -> Tokenizer:
     model = path.read_bytes()
-    processor = sentencepiece.SentencePieceProcessor()
+    processor = _sentencepiece_processor()
     try:
         processor.LoadFromSerializedProto(model)
     except RuntimeError as error:

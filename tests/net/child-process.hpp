@@ -47,6 +47,11 @@ class ChildProcess {
 
     pid_t pid() const { return pid_; }
     void signal(int number) const { ::kill(pid_, number); }
+    /// SIGSTOP; returns when all its threads stand still, which takes a while on a machine with much to do.
+    void stop() const {
+        ::kill(pid_, SIGSTOP);
+        ::waitpid(pid_, nullptr, WUNTRACED);
+    }
     /// For the process itself: ends it when the test program is gone, whichever way that ended.
     static void endWithParent() {
         std::thread([parent = ::getppid()] {

@@ -32,6 +32,8 @@ class Relay {
     /// Once, to the next bytes of any line: one of them is changed, some of them are left out, or they are late.
     enum class Fault { None, Corrupt, Truncate, Delay };
     void disturb(Fault fault) { fault_ = fault; }
+    /// Bytes that have passed, of all lines.
+    size_t nPassed() const { return nPassed_; }
     /// What the first caller has sent, and what everybody has sent and received.
     std::string firstSent() const {
         const std::lock_guard lock(mutex_);
@@ -77,6 +79,7 @@ class Relay {
             const std::lock_guard lock(mutex_);
             everything_.append(buffer_.data(), static_cast<size_t>(n));
             if (isFirst) firstSent_.append(buffer_.data(), static_cast<size_t>(n));
+            nPassed_ += static_cast<size_t>(n);
         }
         if (n > 0 && direction == silent_) return true;
         if (n > 0) switch (fault_.exchange(Fault::None)) {
@@ -109,6 +112,7 @@ class Relay {
     std::string firstSent_, everything_;
     std::atomic<bool> stopping_{false}, cut_{false}, flip_{false};
     std::atomic<int> silent_{-1};
+    std::atomic<size_t> nPassed_{0};
     std::atomic<Fault> fault_{Fault::None};
     std::thread thread_;
 };

@@ -119,7 +119,7 @@ TEST_F(Survival, FrozenWorker) {
     connectTo({&a, &b});
     options.wait = milliseconds(200);
     RootUnderTest root(path, options);
-    answerWithFault(root, 20, [&] { a.process().signal(SIGSTOP); });
+    answerWithFault(root, 20, [&] { a.process().stop(); });
     EXPECT_EQ(root.forward->nodes().size(), 2u);
     // Once it thaws it notices that its session is over and serves the next root.
     a.process().signal(SIGCONT);
@@ -135,7 +135,7 @@ TEST_F(Survival, FrozenWorkerThaws) {
     RootUnderTest root(path, options);
     std::thread thaw;
     answerWithFault(root, 20, [&] {
-        a.process().signal(SIGSTOP);
+        a.process().stop();
         thaw = std::thread([&] {
             std::this_thread::sleep_for(milliseconds(2500));
             a.process().signal(SIGCONT);
@@ -311,7 +311,7 @@ TEST_F(Survival, RandomFaults) {
             WorkerProcess& worker = random() % 2 == 0 ? a : b;
             const bool freeze = random() % 3 == 0;
             if (freeze)
-                worker.process().signal(SIGSTOP);
+                worker.process().stop();
             else
                 worker.process().kill();
             repairs.emplace_back([&worker, freeze, pause = milliseconds(random() % 1000)] {
