@@ -116,7 +116,7 @@ bool Conversation::answer(Interrupt& interrupt) {
     }
     // Without a chat format a first text begins as the tokenizer says a text begins.
     std::vector<int> tokens = choice_.format == ChatFormat::None
-                                  ? session_.tokenizer().encode(rendered.text(), SpecialTokens::Parse, true)
+                                  ? session_.tokenizer().encode(rendered.text(), SpecialTokens::Never, true)
                                   : session_.tokenizer().encode(rendered.segments);
     Engine& engine = session_.engine();
     const int nTokens = static_cast<int>(tokens.size());

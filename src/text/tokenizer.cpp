@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 
 #include "base/errors.hpp"
@@ -17,18 +18,18 @@ namespace {
 
 using Kind = TokenizerFile::Kind;
 
-/// A word like ChatGLM3's "sop" would be found inside others ("soprano"), so only the chat format can write it.
-bool isParsed(std::string_view text) {
-    return !std::all_of(text.begin(), text.end(),
-                        [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); });
+/// A special word like ChatGLM3's "sop" would be found inside others ("soprano"), so only the chat format can write it.
+bool isWord(std::string_view text) {
+    return std::all_of(text.begin(), text.end(),
+                       [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); });
 }
 
-/// A mark of turns, thoughts or tools. What is neither (a word that a fine-tune added, GLM's /nothink that users are
-/// told to type) is a token in any text.
-bool isControl(std::string_view text) {
-    constexpr std::string_view kTags[] = {"think",     "tool_call", "tool_response", "tools", "arg_key",
-                                          "arg_value", "function",  "parameter",     "s",     "sop",
-                                          "eop",       "unk",       "pad",           "mask"};
+/// A mark of turns, thoughts or tools, by its text. What is neither (a word that a fine-tune added, GLM's /nothink that
+/// users are told to type) is a token in any text.
+bool isMark(std::string_view text) {
+    constexpr std::string_view kTags[] = {"think",   "tool_call", "tool_calls", "tool_response", "tools",
+                                          "arg_key", "arg_value", "function",   "parameter",     "s",
+                                          "sop",     "eop",       "unk",        "pad",           "mask"};
     if (text.starts_with("<|") || text.starts_with("<｜") || text.starts_with('[')) return true;
     if (text.size() < 3 || text.front() != '<' || text.back() != '>') return false;
     text = text.substr(1, text.size() - 2);
@@ -70,15 +71,19 @@ Tokenizer::Parts::Parts(TokenizerFile source) : file(std::move(source)) {
     hidden.resize(size);
     inSpecialList.resize(size);
     eos.resize(size);
+    std::unordered_set<int> framing(file.eosIds.begin(), file.eosIds.end());  // ends and begins of texts and turns
+    framing.insert(file.prefixIds.begin(), file.prefixIds.end());
+    framing.insert(file.suffixIds.begin(), file.suffixIds.end());
+    framing.insert(file.bosId);
     for (const SpecialToken& token : file.special) {
         const auto id = static_cast<size_t>(token.id);
         inSpecialList[id] = true;
         if (token.special) hidden[id] = true;
         specialIds.emplace(token.text, token.id);
-        if (!isParsed(token.text)) continue;
+        if (token.special && isWord(token.text)) continue;
         const auto first = static_cast<uint8_t>(token.text[0]);
         specialByFirstByte[first].push_back(&token);
-        if (token.special || isControl(token.text)) continue;
+        if (token.special || framing.contains(token.id) || isMark(token.text)) continue;
         addedByFirstByte[first].push_back(&token);
         hasAdded = true;
     }
