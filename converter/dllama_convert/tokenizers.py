@@ -39,7 +39,7 @@ def raw_bytes(piece: str) -> bytes:
     try:
         return bytes(_BYTES[c] for c in piece)
     except KeyError as error:
-        raise ConversionError(f"token {piece!r} is not byte-level: {error} is no byte") from error
+        raise ConversionError(f"token {piece[:100]!r} is not byte-level: {error} is no byte") from error
 
 
 class Folder:
@@ -361,7 +361,7 @@ def _from_sentencepiece(folder: Folder, path: pathlib.Path) -> Tokenizer:
     try:
         processor.LoadFromSerializedProto(model)
     except RuntimeError as error:
-        raise ConversionError(f"{path}: not a sentencepiece model: {error}") from error
+        raise ConversionError(f"{path}: not a sentencepiece model: {str(error)[:300]}") from error
     size = processor.GetPieceSize()
     pieces: dict[int, bytes] = {}
     for i in range(size):

@@ -50,6 +50,9 @@ ClusterForward::ClusterForward(const ModelFile& file, const Architecture& arch, 
         for (size_t j = 0; j < i; j++)
             if (options_.workers[i] == options_.workers[j])
                 throw ConfigError("worker {} is listed twice", options_.workers[i].text());
+    for (const Address& worker : options_.workers)
+        if (worker.port == options_.ownPort && isThisMachine(worker.host))
+            throw ConfigError("worker {} is the port that this program itself listens on", worker.text());
     describeModel(file, arch, setup_);
     setup_.expertUse = options_.expertUse;
     setup_.limits = limits;
@@ -101,7 +104,12 @@ void ClusterForward::establish(bool allRequired) {
             throw;
         }
     }
-    if (!absent_.empty()) search_ = std::jthread([this](const std::stop_token& ended) { searchAbsent(ended); });
+    if (absent_.empty()) return;
+    try {
+        search_ = std::jthread([this](const std::stop_token& ended) { searchAbsent(ended); });
+    } catch (const std::system_error& error) {
+        options_.log(fmt::format("{} is not looked for: {}", absent_, error.what()));
+    }
 }
 
 /// Looks for workers that the cluster goes on without, until one of them is back.
@@ -165,21 +173,30 @@ void ClusterForward::startSession() {
         throw ConfigError("the setup of this model has {} bytes, the limit is {}", text.size(),
                           maxPayload(FrameType::Setup));
     std::exception_ptr failure;
-    std::thread workers([&] {
+    const auto prepareAll = [&] {
         try {
             links_->forEach([&](ClusterLinks::Link& link) { prepareWorker(link, text); });
         } catch (...) {
             failure = std::current_exception();
         }
-    });
+    };
+    std::thread workers;
+    try {
+        workers = std::thread(prepareAll);
+    } catch (const std::system_error&) {
+        prepareAll();  // no thread is left for it
+    }
+    const auto join = [&] {
+        if (workers.joinable()) workers.join();
+    };
     try {
         loadOwn();
     } catch (...) {
         links_->noteLost(0, "the root cannot load its weights");
-        workers.join();
+        join();
         throw;
     }
-    workers.join();
+    join();
     if (failure) std::rethrow_exception(failure);
 
     TcpCommunicator::Options options;

@@ -22,6 +22,8 @@ namespace dllama {
 
 struct ClusterOptions {
     std::vector<Address> workers;
+    /// Where this program itself listens, as an API server: no worker is there. 0: nowhere.
+    int ownPort = 0;
     std::optional<Secret> secret;
     Wire wire = Wire::Q80;
     /// Relative speeds, root first; empty: equal.

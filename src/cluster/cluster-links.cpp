@@ -141,21 +141,26 @@ void ClusterLinks::connectData() {
 void ClusterLinks::forEach(const std::function<void(Link&)>& body) {
     std::vector<std::thread> threads;
     std::vector<std::exception_ptr> errors(links_.size());
-    for (size_t i = 0; i < links_.size(); i++)
-        threads.emplace_back([&, i] {
-            try {
-                body(*links_[i]);
-            } catch (const ConnectionError& error) {
-                errors[i] = std::make_exception_ptr(PeerLost(links_[i]->rank, "{}", error.what()));
-                noteLost(links_[i]->number, error.what());
-            } catch (const ProtocolError& error) {
-                errors[i] = std::make_exception_ptr(PeerLost(links_[i]->rank, "{}", error.what()));
-                noteLost(links_[i]->number, error.what());
-            } catch (const std::exception& error) {
-                errors[i] = std::current_exception();
-                noteLost(links_[i]->number, error.what());
-            }
-        });
+    const auto run = [&](size_t i) {
+        try {
+            body(*links_[i]);
+        } catch (const ConnectionError& error) {
+            errors[i] = std::make_exception_ptr(PeerLost(links_[i]->rank, "{}", error.what()));
+            noteLost(links_[i]->number, error.what());
+        } catch (const ProtocolError& error) {
+            errors[i] = std::make_exception_ptr(PeerLost(links_[i]->rank, "{}", error.what()));
+            noteLost(links_[i]->number, error.what());
+        } catch (const std::exception& error) {
+            errors[i] = std::current_exception();
+            noteLost(links_[i]->number, error.what());
+        }
+    };
+    threads.reserve(links_.size());
+    for (size_t i = 0; i < links_.size(); i++) try {
+            threads.emplace_back(run, i);
+        } catch (const std::system_error&) {
+            run(i);  // no thread is left for it
+        }
     for (std::thread& thread : threads) thread.join();
     for (const std::exception_ptr& error : errors) {
         if (!error) continue;

@@ -147,6 +147,21 @@ int outcome(const Socket& socket) {
 
 }  // namespace
 
+bool isThisMachine(const std::string& host) {
+    if (isLoopback(host)) return true;
+    std::vector<Endpoint> endpoints;
+    try {
+        endpoints = lookUpBy(after(std::chrono::seconds(2)), {host, 0}, lookUp);
+    } catch (const ConnectionError&) {
+        return false;
+    }
+    // Nobody else's address can be bound.
+    return std::any_of(endpoints.begin(), endpoints.end(), [](const Endpoint& endpoint) {
+        const Socket socket(::socket(endpoint.storage.ss_family, SOCK_DGRAM, 0));
+        return ::bind(socket.fd(), reinterpret_cast<const sockaddr*>(&endpoint.storage), endpoint.length) == 0;
+    });
+}
+
 Socket connectTcp(const Address& address, Deadline deadline,
                   const std::function<std::vector<Endpoint>(const Address&)>& lookup) {
     constexpr std::chrono::milliseconds kNextAddress{250};

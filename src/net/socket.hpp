@@ -41,6 +41,10 @@ Address parseAddress(const std::string& text);
 /// that merely begins so (127.example.org) may be anyone's.
 bool isLoopback(const std::string& host);
 
+/// True if the host, a name or a number, is this machine by any of its addresses. False too if no name server knows it
+/// within 2 s.
+bool isThisMachine(const std::string& host);
+
 /// A file descriptor that closes itself.
 class Socket {
   public:

@@ -1,6 +1,6 @@
 // libFuzzer target: whatever a peer sends is understood or refused with an Error, in bounded memory. The first byte
 // says what the others are: the begin of a connection, frames, weights, a batch, the JSON of a setup, of a welcome or
-// of statistics, or a file of the cache folder. JSON is changed as JSON.
+// of statistics, a file of the cache folder or a report of lines. JSON is changed as JSON.
 
 #include <sys/socket.h>
 #include <unistd.h>
@@ -14,6 +14,7 @@
 
 #include "base/errors.hpp"
 #include "cluster/cluster-setup.hpp"
+#include "cluster/line-watch.hpp"
 #include "cluster/memory-plan.hpp"
 #include "json-mutator.hpp"
 #include "net/batch-codec.hpp"
@@ -61,7 +62,7 @@ void readFrames(std::string_view bytes) {
     for (;;)
         receiveFrame(connection, 0,
                      {Hello, Welcome, Setup, Holdings, Slice, SliceHash, Progress, Ready, Start, Batch, Part, Rows,
-                      Probe, Heartbeat, Failure, Statistics},
+                      Probe, Heartbeat, Failure, Statistics, Lines},
                      after(std::chrono::milliseconds(50)), 1 << 20);
 }
 
@@ -112,7 +113,14 @@ void readSetup(std::string_view bytes) {
     rankSlices(arch, plan, plan.nRanks() - 1);
 }
 
-constexpr int kKinds = 9;
+void readLines(std::string_view bytes) {
+    const auto lines = decodeLines(std::as_bytes(std::span(bytes)));
+    if (!lines) return;
+    LineWatch watch(std::chrono::milliseconds(1500));
+    for (int i = 0; i < 2; i++) watch.report(1, *lines, LineWatch::Time(std::chrono::seconds(2 * i)));
+}
+
+constexpr int kKinds = 10;
 constexpr bool isJson(int kind) {
     return kind == 4 || kind == 5 || kind == 6;
 }
@@ -164,8 +172,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
             case 7:
                 readSlices(bytes);
                 break;
-            default:
+            case 8:
                 readCacheFile(bytes);
+                break;
+            default:
+                readLines(bytes);
         }
     } catch (const Error&) {
         return 0;

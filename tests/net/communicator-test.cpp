@@ -255,6 +255,21 @@ TEST(Addresses, OnlyThisMachineIsLoopback) {
         EXPECT_FALSE(isLoopback(host)) << host;
 }
 
+TEST(Addresses, ThisMachineByAllItsNames) {
+    for (const char* host : {"localhost", "127.0.0.1", "127.0.0.2", "::1", "0.0.0.0"})
+        EXPECT_TRUE(isThisMachine(host)) << host;
+    char own[256] = {};
+    ASSERT_EQ(::gethostname(own, sizeof own - 1), 0);
+    try {
+        lookUp({own, 0});
+        EXPECT_TRUE(isThisMachine(own)) << own;
+    } catch (const ConnectionError&) {
+        // A machine whose own name nobody knows.
+    }
+    for (const char* host : {"192.0.2.1", "2001:db8::1", "no-such-host.invalid"})  // for documentation (RFC 5737)
+        EXPECT_FALSE(isThisMachine(host)) << host;
+}
+
 TEST(Addresses, AreReadAndRefused) {
     EXPECT_EQ(parseAddress("10.0.0.2:9999"), (Address{"10.0.0.2", 9999}));
     EXPECT_EQ(parseAddress("box.local:1"), (Address{"box.local", 1}));

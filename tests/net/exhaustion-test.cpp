@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include "child-process.hpp"
+#include "cluster/cluster-links.hpp"
 #include "tiny-model.hpp"
 
 namespace dllama::test {
@@ -37,6 +38,24 @@ int limitedWorkerMain(const std::string& what) {
     fmt::print("{}\n", worker.port());
     std::fflush(stdout);
     worker.run();
+    return 0;
+}
+
+/// A root that can start one thread more, perhaps: it greets its workers one after the other.
+int limitedRootMain(int nWorkers, char** ports) {
+    ChildProcess::endWithParent();
+    ClusterLinks::Options options;
+    for (int i = 0; i < nWorkers; i++) options.workers.push_back({"127.0.0.1", std::stoi(ports[i])});
+    options.log = [](const std::string&) {};
+    ClusterLinks links(std::move(options));
+    size_t pages = 0;
+    std::ifstream("/proc/self/statm") >> pages;
+    const size_t bytes = pages * static_cast<size_t>(::sysconf(_SC_PAGESIZE)) + (12 << 20);  // a stack has 8 MB
+    const rlimit limit{bytes, bytes};
+    ::setrlimit(RLIMIT_AS, &limit);
+    links.connectControl(milliseconds(5000), true);
+    links.connectData();
+    fmt::print("{} workers\n", links.links().size());
     return 0;
 }
 
@@ -103,6 +122,20 @@ TEST_F(Exhaustion, WithoutThreadsOrDescriptorsAWorkerWaitsAndGoesOn) {
     }
 }
 
+TEST_F(Exhaustion, WithoutThreadsARootGoesOn) {
+#ifdef DLLAMA_SANITIZED
+    GTEST_SKIP() << "sanitizers reserve more than any limit";
+#endif
+    std::vector<std::unique_ptr<WorkerThread>> workers;
+    std::vector<std::string> arguments = {"--limited-root"};
+    for (int i = 0; i < 6; i++) {
+        workers.push_back(std::make_unique<WorkerThread>());
+        arguments.push_back(std::to_string(workers.back()->address().port));
+    }
+    ChildProcess process(arguments);
+    EXPECT_EQ(process.readLine(), "6 workers");
+}
+
 TEST_F(Exhaustion, SilentCallersDelayNoRoot) {
     WorkerThread worker;
     std::atomic<bool> flooding{true};
@@ -142,6 +175,8 @@ TEST_F(Exhaustion, TheAddressWithMostCallersMakesRoom) {
 int main(int argc, char** argv) {
     std::signal(SIGPIPE, SIG_IGN);
     if (argc == 3 && std::string_view(argv[1]) == "--limited-worker") return dllama::test::limitedWorkerMain(argv[2]);
+    if (argc > 2 && std::string_view(argv[1]) == "--limited-root")
+        return dllama::test::limitedRootMain(argc - 2, argv + 2);
     testing::InitGoogleTest(&argc, argv);
     return RUN_ALL_TESTS();
 }

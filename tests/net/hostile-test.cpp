@@ -469,6 +469,18 @@ TEST_F(Hostile, WorkerThatIsListedTwiceIsRefusedAtOnce) {
     EXPECT_LT(Clock::now() - begin, seconds(3));
 }
 
+TEST_F(Hostile, OwnPortIsNoWorker) {
+    const Listener server({"127.0.0.1", 0});  // an API server that has not begun to answer
+    const Clock::time_point begin = Clock::now();
+    for (const char* host : {"127.0.0.1", "localhost", "::1"}) {
+        ClusterOptions own = optionsFor({host, server.port()}, false);
+        own.wait = seconds(20);
+        own.ownPort = server.port();
+        EXPECT_THROW(RootUnderTest(path, own), ConfigError) << host;
+    }
+    EXPECT_LT(Clock::now() - begin, seconds(3));
+}
+
 TEST_F(Hostile, WorkerThatNeverGetsReadyIsGivenUp) {
     // It greets, beats, and answers nothing else.
     Listener listener({"127.0.0.1", 0});
