@@ -80,6 +80,7 @@ int runBenchmark(const BenchmarkOptions& options) {
     for (int n : options.answerTokens)
         if (n > 0) results.push_back(measure(session, {0, n}, options));
 
+    session.finish();
     const size_t readPerToken = session.activeWeightBytes();
     const auto bytesPerSecond = [&](const Measurement& m) { return m.mean * static_cast<double>(readPerToken); };
     const std::string name = session.file().config().name.empty() ? session.arch().config.architecture

@@ -104,18 +104,21 @@ void runCommand(const std::string& line, Conversation& chat, Interrupt& interrup
 
 int runChat(const ChatOptions& options) {
     checkSamplingParams(options.sampling);
-    StartReport report(options.verbose);
+    StartReport report(options.model.verbose);
     Session session(options.model, {.status = report.file()});
     report.printWarnings();
     Conversation chat(options, session);
-    printStart(chat, session, options.verbose);
+    printStart(chat, session, options.model.verbose);
     Interrupt interrupt;
     LineEditor editor(interrupt);
     if (options.systemGiven) {
         chat.setSystem(options.system);
     } else {
         const std::optional<std::string> system = editor.read("💻 System prompt (optional)\n> ");
-        if (!system) return 0;
+        if (!system) {
+            session.finish();
+            return 0;
+        }
         chat.setSystem(*system);
     }
     while (const std::optional<std::string> question = editor.read("\n👱 User\n> ")) {
@@ -129,6 +132,7 @@ int runChat(const ChatOptions& options) {
         chat.ask(*question, interrupt);
     }
     fmt::print("\n");
+    session.finish();
     return 0;
 }
 

@@ -80,6 +80,12 @@ void addDeviceFlags(CLI::App& command, DeviceFlags& d) {
         ->type_name("N,N,...");
 }
 
+void addTrace(CLI::App& command, std::string& path) {
+    command.add_option("--trace", path, "Write what was computed when, for https://ui.perfetto.dev")
+        ->type_name("FILE")
+        ->check(kNamed);
+}
+
 void addModelFlags(CLI::App& command, ModelOptions& o) {
     command.add_option("--model", o.model, "Model file (.m); without it the demo model")->type_name("FILE");
     command.add_option("--tokenizer", o.tokenizer, "Tokenizer file (.t); without it the one beside the model")
@@ -98,6 +104,8 @@ void addModelFlags(CLI::App& command, ModelOptions& o) {
                     "What activations are rounded to between machines: q80, f16 or f32")
         ->type_name("TYPE")
         ->capture_default_str();
+    command.add_flag("--verbose", o.verbose, "Say all there is to know about model, machine and run");
+    addTrace(command, o.trace);
     addDeviceFlags(command, o.device);
     addClusterFlags(command, o.cluster);
 }
@@ -155,7 +163,6 @@ void addChat(CLI::App& app, int& exitCode) {
     CLI::Option* system =
         command->add_option("--system", o->system, "System prompt, \"\" for none; without it you are asked")
             ->type_name("TEXT");
-    command->add_flag("--verbose", o->verbose, "Say all there is to know about model and machine");
     command->add_option("--chat-template", o->chatFormat, "Chat format; without it the tokenizer's")->type_name("NAME");
     command->add_option("--max-tokens", o->maxTokens, "Longest answer")->type_name("N");
     command->add_flag("--no-think", o->noThink, "Ask the model to answer without thinking first");
@@ -263,6 +270,9 @@ void addLogits(CLI::App& app, int& exitCode) {
     command->add_option("--ids", o->ids, "Token ids, separated by commas")->type_name("N,N,...")->delimiter(',');
     command->add_option("--ids-file", o->idsFile, "File with token ids")->type_name("FILE");
     command->add_option("--out", o->out, "Write float32 rows (tokens, vocabulary) here")->type_name("FILE");
+    command->add_option("--dump-layers", o->dumpLayers, "Write the residual behind each layer into this folder")
+        ->type_name("FOLDER")
+        ->check(kNamed);
     command->add_option("--greedy", o->greedy, "Tokens to add")->type_name("N")->capture_default_str();
     onChosen(command, exitCode, runLogits, o);
 }
@@ -318,6 +328,7 @@ void addWorker(CLI::App& app, int& exitCode) {
         ->add_option("--memory-limit", o->memoryLimitMb, "What each rank here may use, in MB; without it what is free")
         ->type_name("MB")
         ->check(kNotNegative);
+    addTrace(*command, o->trace);
     addDeviceFlags(*command, o->device);
     onChosen(command, exitCode, runWorker, o);
 }

@@ -50,6 +50,7 @@ int runInference(const InferenceOptions& options) {
     }
     if (interrupt.raised()) fmt::print("🛑 Interrupted\n");
     report.print(session.cluster());
+    session.finish();
     return interrupt.raised() ? 130 : 0;
 }
 

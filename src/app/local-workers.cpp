@@ -11,7 +11,8 @@ void useDevice(WorkerOptions& options, Device device, uint64_t memoryLimit, std:
 }
 
 LocalWorkers::LocalWorkers(const std::vector<Device>& devices, const std::string& modelPath,
-                           const std::optional<Secret>& secret, int nThreads, uint64_t memoryLimit, std::FILE* status) {
+                           const std::optional<Secret>& secret, int nThreads, uint64_t memoryLimit, std::FILE* status,
+                           Trace* trace) {
     ThreadPool pool(1);
     for (const Device device : devices) {
         WorkerOptions options;
@@ -19,6 +20,7 @@ LocalWorkers::LocalWorkers(const std::vector<Device>& devices, const std::string
         options.secret = secret;
         options.nThreads = std::max(1, nThreads / static_cast<int>(devices.size() + 1));
         options.modelPath = modelPath;
+        options.trace = trace;
         options.speed = readBandwidth(device, pool);
         options.log = [](const std::string&) {};  // the root tells what matters
         useDevice(options, device, memoryLimit, status);

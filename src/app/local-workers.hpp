@@ -33,7 +33,7 @@ class LocalWorkers {
   public:
     /// With the cluster's secret, if it has one: the root's lines to all workers are alike.
     LocalWorkers(const std::vector<Device>& devices, const std::string& modelPath, const std::optional<Secret>& secret,
-                 int nThreads, uint64_t memoryLimit, std::FILE* status);
+                 int nThreads, uint64_t memoryLimit, std::FILE* status, Trace* trace);
     std::vector<Address> addresses() const;
 
   private:

@@ -34,6 +34,8 @@ struct ModelOptions {
     int batchSize = 512;
     std::string kvType = "auto";
     std::string bufferFloatType = "q80";
+    bool verbose = false;
+    std::string trace;  // empty: none
     DeviceFlags device;
     ClusterFlags cluster;
 };
@@ -52,8 +54,7 @@ struct ChatOptions {
     bool seedGiven = false;
     std::string system;
     bool systemGiven = false;  // an empty one means none
-    bool verbose = false;
-    std::string chatFormat;  // empty: the tokenizer's
+    std::string chatFormat;    // empty: the tokenizer's
     int maxTokens = -1;
     bool noThink = false;
 };
@@ -103,6 +104,7 @@ struct LogitsOptions {
     std::vector<int> ids;
     std::string idsFile;
     std::string out;
+    std::string dumpLayers;  // folder; empty: none
     int greedy = 0;
 };
 
@@ -135,6 +137,7 @@ struct WorkerFlags {
     size_t cacheSizeMb = 0;
     std::string model;
     size_t memoryLimitMb = 0;
+    std::string trace;  // empty: none
     DeviceFlags device;
 };
 

@@ -61,6 +61,7 @@ int runPerplexity(const PerplexityOptions& options) {
     const double mean = sum / scored;
     fmt::print("\nResults\n   perplexity: {:.6f} (lower = better)\n   avgLogProb: {:.6f}\n   bitPerToken: {:.6f}\n",
                std::exp(-mean), mean, -mean / std::log(2.0));
+    session.finish();
     return 0;
 }
 

@@ -82,7 +82,11 @@ ModelPaths findModel(const ModelOptions& options) {
 }
 
 Session::Session(const ModelOptions& options, const SessionNeeds& needs)
-    : paths_(findModel(options)),
+    : trace_(options.trace.empty() ? nullptr : std::make_unique<Trace>(options.trace)),
+      dump_(needs.dump),
+      status_(needs.status),
+      verbose_(options.verbose),
+      paths_(findModel(options)),
       file_(paths_.model),
       arch_(makeArchitecture(file_.config())),
       pool_(checkedThreads(options.nThreads)),
@@ -129,7 +133,8 @@ void Session::startAlone(const DecoderLimits& limits, std::FILE* status) {
         weights_ = loadWeights(arch_, plan_, 0, file_, *backend_, pool_,
                                [&](size_t done, size_t total) { bar.update(done, total); });
     }
-    decoder_ = std::make_unique<Decoder>(arch_, plan_, 0, weights_, *backend_, alone_, limits);
+    decoder_ = std::make_unique<Decoder>(arch_, plan_, 0, weights_, *backend_, alone_, limits,
+                                         DecoderHooks{trace_.get(), dump_});
     forward_ = std::make_unique<LocalForward>(*decoder_);
 }
 
@@ -137,10 +142,11 @@ void Session::startAlone(const DecoderLimits& limits, std::FILE* status) {
 void Session::startCluster(const ModelOptions& options, const std::vector<Device>& devices, const DecoderLimits& limits,
                            std::FILE* status) {
     ClusterOptions clusterFlags = clusterOptions(options, devices[0], pool_, status);
+    clusterFlags.hooks = {trace_.get(), dump_};
     if (devices.size() > 1) {
         localWorkers_ = std::make_unique<LocalWorkers>(std::vector(devices.begin() + 1, devices.end()), paths_.model,
                                                        clusterFlags.secret, pool_.nThreads(),
-                                                       options.cluster.memoryLimitMb << 20, status);
+                                                       options.cluster.memoryLimitMb << 20, status, trace_.get());
         const std::vector<Address> local = localWorkers_->addresses();
         clusterFlags.workers.insert(clusterFlags.workers.begin(), local.begin(), local.end());
     }
@@ -220,6 +226,13 @@ size_t Session::activeWeightBytes() const {
     for (const TensorDecl& decl : computedTensors(arch_))
         bytes += activeShare(arch_.config, decl) * static_cast<double>(file_.info(decl.name).bytes());
     return static_cast<size_t>(bytes);
+}
+
+void Session::finish() {
+    if (verbose_)
+        if (const std::optional<uint64_t> hash = engine_->hashLastLogits())
+            fmt::print(status_, "🔑 LogitsHash: {:016x}\n", *hash);
+    if (trace_) trace_->finish();
 }
 
 std::vector<int> encodePrompt(const Session& session, const std::string& text) {

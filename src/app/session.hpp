@@ -10,6 +10,7 @@
 #include "arch/architecture.hpp"
 #include "backend/backend.hpp"
 #include "base/thread-pool.hpp"
+#include "base/trace.hpp"
 #include "cluster/cluster-forward.hpp"
 #include "engine/engine.hpp"
 #include "format/model-file.hpp"
@@ -45,6 +46,8 @@ struct SessionNeeds {
     /// Positions the command will use at least; 0: unknown.
     int positions = 0;
     bool tokenizer = true;
+    /// Where the residual behind each layer goes; null: nowhere. It must outlive the session.
+    LayerDump* dump = nullptr;
     /// Where state is told: stdout as distributed-llama does, or stderr where stdout carries data.
     std::FILE* status = stdout;
 };
@@ -70,6 +73,9 @@ class Session {
     std::vector<int> stopTokens() const;
     /// Bytes of weights that a step of one token reads, and of all.
     size_t activeWeightBytes() const;
+    /// Must end a run: completes the trace and, with --verbose, prints a hash of the last logits, by which two runs
+    /// are compared. Throws FormatError if the trace cannot be written.
+    void finish();
 
   private:
     void startAlone(const DecoderLimits& limits, std::FILE* status);
@@ -78,6 +84,10 @@ class Session {
     DecoderLimits chooseLimits(const ModelOptions& options, const SessionNeeds& needs) const;
     void printModel(std::FILE* status) const;
 
+    std::unique_ptr<Trace> trace_;  // or null
+    LayerDump* const dump_;         // or null
+    std::FILE* const status_;
+    const bool verbose_;
     ModelPaths paths_;
     ModelFile file_;
     Architecture arch_;

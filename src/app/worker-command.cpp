@@ -59,6 +59,8 @@ int runWorker(const WorkerFlags& flags) {
     pthread_sigmask(SIG_BLOCK, &ends, nullptr);
     if (!options.secret && options.insecure)
         fmt::print("⚠️ --insecure: everything travels in plain text and anyone may connect\n");
+    const auto trace = flags.trace.empty() ? nullptr : std::make_unique<Trace>(flags.trace);
+    options.trace = trace.get();
     std::vector<std::unique_ptr<RunningWorker>> workers;
     for (const Device device : devices) {
         WorkerOptions own = options;
@@ -85,6 +87,7 @@ int runWorker(const WorkerFlags& flags) {
         std::_Exit(0);
     }).detach();
     workers.clear();
+    if (trace) trace->finish();
     return 0;
 }
 

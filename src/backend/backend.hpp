@@ -158,6 +158,7 @@ struct AddNorm {
 
 class LatentOps;
 
+/// model/tracing.hpp holds a backend that passes all this on: what is added here is added there.
 class Backend {
   public:
     virtual ~Backend() = default;
@@ -269,7 +270,11 @@ class Backend {
     /// Ends that work. Must follow before the matrices that were named are gone.
     virtual void endPrefetch() {}
 
-  protected:
+    /// What is called until endRange() has this name in the device's profiler. Ranges may be nested.
+    virtual void beginRange(const char* /*name*/) {}
+    /// Ends the last range when the device has done what it holds. Not in a step that is recorded. Does not throw.
+    virtual void endRange() {}
+
     /// Device memory, aligned to 64 bytes or more.
     virtual DeviceMemory allocate(size_t bytes) = 0;
 };

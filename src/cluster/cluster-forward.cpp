@@ -208,7 +208,8 @@ void ClusterForward::startSession() {
     stepSeconds_ = 0.0;
     microbatches_ = {};
     if (links_->links().empty()) {
-        decoder_ = std::make_unique<Decoder>(arch_, plan_, 0, weights_, backend_, *communicator_, limits_);
+        decoder_ =
+            std::make_unique<Decoder>(arch_, plan_, 0, weights_, backend_, *communicator_, limits_, options_.hooks);
         return;
     }
     try {
@@ -221,7 +222,7 @@ void ClusterForward::startSession() {
     }
     if (setup_.collectives != Collectives::Tcp) joinDeviceCollective();
     Communicator& collective = deviceCommunicator_ ? *deviceCommunicator_ : *communicator_;
-    decoder_ = std::make_unique<Decoder>(arch_, plan_, 0, weights_, backend_, collective, limits_);
+    decoder_ = std::make_unique<Decoder>(arch_, plan_, 0, weights_, backend_, collective, limits_, options_.hooks);
     microbatches_ = MicrobatchPolicy(
         allCpus_ && decoder_->canMicrobatch(), options_.microbatches,
         expectedCollectiveShare(arch_, plan_.nRanks(), pool_.nThreads(), limits_.maxTokens, options_.wire, cost_));

@@ -49,6 +49,7 @@ struct ClusterOptions {
     std::chrono::milliseconds silence{1500};
     /// A worker that checks or lays out weights and makes no progress for so long is given up.
     std::chrono::milliseconds stall{300'000};
+    DecoderHooks hooks;
     Log log;
     /// True when the user wants no more of this: an attempt to put the cluster together again ends.
     std::function<bool()> interrupted;

@@ -7,6 +7,7 @@
 
 #include "backend/backend.hpp"
 #include "base/thread-pool.hpp"
+#include "base/trace.hpp"
 #include "net/peer-listener.hpp"
 #include "parallel/device-collectives.hpp"
 
@@ -31,6 +32,8 @@ struct WorkerOptions {
     std::function<std::unique_ptr<Backend>(ThreadPool& pool)> makeBackend;
     /// How the device adds up with others; null: it cannot.
     std::shared_ptr<const DeviceCollectives> collectives;
+    /// Where this node's steps are recorded; null: nowhere. It must outlive the worker.
+    Trace* trace = nullptr;
     Log log;
     /// Silence of the root after which it counts as gone.
     std::chrono::milliseconds silence{2500};

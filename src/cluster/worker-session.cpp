@@ -176,7 +176,8 @@ void WorkerSession::computeSteps(LoadedRank& loaded, Connection& root, const Clu
         device = options_.collectives->join(member, *loaded.backend, communicator, lost_.get_token());
     }
     Communicator& collective = device ? *device : communicator;
-    Decoder decoder(loaded.arch, loaded.plan, rank, loaded.weights, *loaded.backend, collective, setup.limits);
+    Decoder decoder(loaded.arch, loaded.plan, rank, loaded.weights, *loaded.backend, collective, setup.limits,
+                    {options_.trace});
     const EndOfWaiting endOfWaiting{lost_};
 
     const StatisticsScope statistics(*this, communicator);

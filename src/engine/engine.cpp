@@ -1,5 +1,7 @@
 #include "engine/engine.hpp"
 
+#include <xxhash.h>
+
 #include <algorithm>
 #include <chrono>
 
@@ -140,6 +142,7 @@ StepReport Engine::tryStep() {
         }
     forward_.forward(batch, best_);
     std::vector<Drawn> drawn = sampleRows(finishing, batch.nTop);
+    hasLogits_ = batch.nOutputs() > 0;
     const Traffic after = forward_.traffic();
     report.traffic = {after.syncSeconds - before.syncSeconds, after.sentBytes - before.sentBytes,
                       after.receivedBytes - before.receivedBytes};
@@ -282,15 +285,28 @@ void Engine::scoreFrom(const std::vector<int>& blocks, std::span<const int> toke
                               prefix, limits.maxTokens, limits.maxOutputs);
         const BatchPart part{tokens, blocks, begin, end, first};
         forward_.forward(buildBatch(arch_, embeddings_, std::span(&part, 1)), best_);
-        if (first >= end) continue;
+        hasLogits_ = first < end;
+        if (!hasLogits_) continue;
         forward_.gatherLogits(logits_);
         for (int i = first; i < end; i++, told++)
             row(i, std::span<const float>(logits_).subspan((i - first) * vocabulary, vocabulary));
     }
 }
 
+std::optional<uint64_t> Engine::hashLastLogits() {
+    if (!hasLogits_) return std::nullopt;
+    try {
+        forward_.gatherLogits(logits_);
+    } catch (const PeerLost&) {
+        return std::nullopt;
+    }
+    const auto row = std::span<const float>(logits_).last(static_cast<size_t>(arch_.config.vocabSize));
+    return XXH3_64bits(row.data(), row.size_bytes());
+}
+
 /// After a loss nothing is cached any more.
 void Engine::recover(const PeerLost& lost) {
+    hasLogits_ = false;
     blocks_.invalidate();
     for (auto& [id, sequence] : sequences_) {
         sequence.nCached = 0;

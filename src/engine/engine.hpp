@@ -70,6 +70,10 @@ class Engine {
     void score(std::span<const int> tokens, int outputBegin,
                const std::function<void(int index, std::span<const float> logits)>& row);
 
+    /// A hash of the last row of logits that was computed, the same on every run that computes the same bits. Nothing
+    /// if there is none, or no rank any more that holds it. Must follow the last step.
+    std::optional<uint64_t> hashLastLogits();
+
     /// The context length.
     int maxPositions() const { return forward_.limits().maxPositions; }
     /// Blocks of KV cache, and those that no request holds.
@@ -107,6 +111,7 @@ class Engine {
     std::map<int, Sequence> sequences_;  // in the order of arrival
     int nextId_ = 0;
     EngineStatistics statistics_;
+    bool hasLogits_ = false;  // of the last step
     std::vector<float> best_, logits_;
     std::vector<uint32_t> allowed_;
     PrefillPolicy prefill_;

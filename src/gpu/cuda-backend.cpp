@@ -1,5 +1,7 @@
 #include "gpu/cuda-backend.hpp"
 
+#include <nvtx3/nvToolsExt.h>
+
 #include <bit>
 #include <cstring>
 
@@ -222,6 +224,13 @@ class CudaBackend final : public Backend, public CudaDevice {
         p.out = out.f32;
         p.outCols = out.cols;
         launchTopLogits(p, core_.stream);
+    }
+
+    void beginRange(const char* name) override { nvtxRangePushA(name); }
+    void endRange() override {
+        // What went wrong is told where a result is waited for.
+        static_cast<void>(cudaStreamSynchronize(core_.stream.handle));
+        nvtxRangePop();
     }
 
   private:

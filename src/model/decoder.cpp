@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "base/errors.hpp"
+#include "model/layer-dump.hpp"
 
 namespace dllama {
 
@@ -35,16 +36,19 @@ struct LatentCols {
 }  // namespace
 
 Decoder::Decoder(const Architecture& arch, const ShardPlan& plan, int rank, const RankWeights& weights,
-                 Backend& backend, Communicator& comm, const DecoderLimits& limits)
+                 Backend& backend, Communicator& comm, const DecoderLimits& limits, const DecoderHooks& hooks)
     : arch_(arch),
       plan_(plan),
       rank_(rank),
       weights_(weights),
-      backend_(backend),
-      comm_(comm),
+      hooks_(hooks),
+      tracer_(hooks.trace ? std::optional<Tracer>({*hooks.trace, backend, rank}) : std::nullopt),
+      backend_(tracer_ ? tracingBackend_.emplace(*tracer_) : backend),
+      comm_(tracer_ ? tracingCommunicator_.emplace(comm, *tracer_) : comm),
       limits_(limits),
       shape_(plan.attentionShape(rank)),
-      context_{arch, backend, comm, shape_, latentShape(arch.config, shape_.nHeads), rope_} {
+      context_{arch, backend_, comm_, shape_, latentShape(arch.config, shape_.nHeads), rope_} {
+    if (tracer_) tracer_->trace.nameRank(rank, backend.name());
     const ModelConfig& c = arch.config;
     const RankShare& share = plan.share(rank);
 
@@ -91,6 +95,7 @@ Decoder::Decoder(const Architecture& arch, const ShardPlan& plan, int rank, cons
 void Decoder::forward(const Batch& batch, std::vector<float>& best) {
     DLLAMA_CHECK(batch.nTokens > 0 && batch.nTokens <= limits_.maxTokens && batch.nOutputs() <= limits_.maxOutputs);
     DLLAMA_CHECK(batch.nTop == 0 || batch.nTop == 1 || batch.nTop == kMaxTopLogits);
+    const TraceSpan span(tracer(), "step", "step", -1, {"tokens", batch.nTokens}, {"sequences", batch.nSequences});
     const StepInputs& step = backend_.upload(batch);
     const int nTop = batch.nTop;
     Activations& bestOut = best_[nTop > 1 ? 1 : 0];
@@ -118,6 +123,7 @@ void Decoder::forward(const Batch& batch, std::vector<float>& best) {
 }
 
 void Decoder::gatherLogits(std::vector<float>& logits) {
+    const TraceSpan span(tracer(), "step", "gatherLogits", -1, {"outputs", nOutputs_});
     gather(logits_, vocabularySizes_, logits);
 }
 
@@ -138,7 +144,11 @@ void Decoder::embed(const StepInputs& step) {
 
 void Decoder::runLayers(const StepInputs& step) {
     embed(step);
-    for (const Layer& layer : layers_) context_.runLayer(step, layer, buffers_);
+    for (int i = 0; i < static_cast<int>(layers_.size()); i++) {
+        const TraceSpan span(tracer(), "layer", "layer", i);
+        context_.runLayer(step, layers_[i], buffers_);
+        if (hooks_.dump) hooks_.dump->add(i, step, backend_, buffers_.x);
+    }
 }
 
 void Decoder::runLayersMicrobatched(const StepInputs& step) {
@@ -164,7 +174,9 @@ void Decoder::runLayersMicrobatched(const StepInputs& step) {
         const int m = pending->microbatch;
         context_.addResidual(steps[m], *pending->layer, pending->block, buffers[m]);
     };
-    for (const Layer& layer : layers_)
+    int number = 0;
+    for (const Layer& layer : layers_) {
+        const TraceSpan span(tracer(), "layer", "layer", number++);
         for (const Block block : {Block::Attention, Block::FeedForward})
             for (const int m : {0, 1}) {
                 context_.computeBlock(steps[m], layer, block, buffers[m]);
@@ -173,6 +185,7 @@ void Decoder::runLayersMicrobatched(const StepInputs& step) {
                 if (pending) addPending();
                 pending = {&layer, block, m};
             }
+    }
     comm_.waitAllReduce(steps[pending->microbatch], buffers[pending->microbatch].y);
     addPending();
 }

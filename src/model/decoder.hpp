@@ -1,13 +1,16 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "arch/architecture.hpp"
 #include "backend/backend.hpp"
+#include "model/decoder-hooks.hpp"
 #include "model/layer.hpp"
+#include "model/tracing.hpp"
 #include "model/weights.hpp"
 #include "parallel/communicator.hpp"
 #include "parallel/shard-plan.hpp"
@@ -28,7 +31,7 @@ struct DecoderLimits {
 class Decoder {
   public:
     Decoder(const Architecture& arch, const ShardPlan& plan, int rank, const RankWeights& weights, Backend& backend,
-            Communicator& comm, const DecoderLimits& limits);
+            Communicator& comm, const DecoderLimits& limits, const DecoderHooks& hooks = {});
 
     /// Runs one step. If batch.nTop is not 0, `best` becomes, on rank 0, (nOutputs, nRanks * topLogitsCols(nTop)):
     /// what each rank found in its part of the vocabulary. Throws PeerLost if a rank is lost on the way; the KV cache
@@ -41,7 +44,9 @@ class Decoder {
 
     /// True if batches may go in microbatches. False where tokens see later ones or have two positions (the original
     /// GLM), and where sums do not travel while this rank computes.
-    bool canMicrobatch() const { return comm_.overlaps() && !arch_.prefixMask && arch_.ropeParts == 1; }
+    bool canMicrobatch() const {
+        return comm_.overlaps() && !arch_.prefixMask && arch_.ropeParts == 1 && hooks_.dump == nullptr;
+    }
 
     const DecoderLimits& limits() const { return limits_; }
     size_t kvBytes() const { return kvBytes_; }
@@ -57,13 +62,18 @@ class Decoder {
     /// The same, half of the tokens after the other: one half is computed during the other's all-reduce.
     void runLayersMicrobatched(const StepInputs& step);
     void embed(const StepInputs& step);
+    const Tracer* tracer() const { return tracer_ ? &*tracer_ : nullptr; }
     void gather(const Activations& from, std::span<const int> colsOfRank, std::vector<float>& all);
 
     const Architecture& arch_;
     const ShardPlan& plan_;
     const int rank_;
     const RankWeights& weights_;
-    Backend& backend_;
+    const DecoderHooks hooks_;
+    const std::optional<Tracer> tracer_;
+    std::optional<TracingBackend> tracingBackend_;
+    std::optional<TracingCommunicator> tracingCommunicator_;
+    Backend& backend_;  // those given, or the tracing ones around them
     Communicator& comm_;
     const DecoderLimits limits_;
     const AttentionShape shape_;
