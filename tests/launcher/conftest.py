@@ -13,6 +13,8 @@ from stand_in_hub import Hub, running_hub
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "converter"))
 
+import dllama_launch.machine  # noqa: E402
+
 spec = importlib.util.spec_from_file_location("launcher", REPOSITORY / "launch-glm.py")
 launcher = importlib.util.module_from_spec(spec)
 sys.modules["launcher"] = launcher
@@ -63,7 +65,7 @@ def launch(monkeypatch, tmp_path, capfd):
 
     def run(*argv: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["launch-glm.py", *argv])
-        status = launcher.main()
+        status = launcher.main(launcher.__doc__)
         return status, *capfd.readouterr()
 
     return run
@@ -72,9 +74,9 @@ def launch(monkeypatch, tmp_path, capfd):
 @pytest.fixture
 def machine(monkeypatch):
     """A machine of 64 GB and 8 cores with two threads each, without a GPU."""
-    monkeypatch.setattr(launcher, "memory_bytes", lambda: (64_000_000_000, 60_000_000_000))
-    monkeypatch.setattr(launcher, "cores", lambda: (8, 16))
-    monkeypatch.setattr(launcher, "gpus", list)
+    monkeypatch.setattr(dllama_launch.machine, "memory_bytes", lambda: (64_000_000_000, 60_000_000_000))
+    monkeypatch.setattr(dllama_launch.machine, "cores", lambda: (8, 16))
+    monkeypatch.setattr(dllama_launch.machine, "gpus", list)
     monkeypatch.setenv("DLLAMA_PROGRAM", sys.executable)  # some program; nothing is run
 
 

@@ -10,10 +10,11 @@ import shutil
 import subprocess
 import sys
 
+import dllama_launch.machine
 import gguf
 import gguf_files
 import pytest
-from conftest import REPOSITORY, free_port, launcher, write_tokenizer
+from conftest import REPOSITORY, free_port, write_tokenizer
 
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("HOW_TO_*.md"))]
 COMMANDS = [
@@ -35,7 +36,7 @@ def test_there_are_commands():
 @pytest.mark.parametrize(("document", "line"), COMMANDS)
 def test_command(document, line, launch, machine, tmp_path, monkeypatch):
     """The launcher's are run dry; the others' flags are looked up in --help."""
-    monkeypatch.setattr(launcher, "memory_bytes", lambda: (128_000_000_000, 120_000_000_000))
+    monkeypatch.setattr(dllama_launch.machine, "memory_bytes", lambda: (128_000_000_000, 120_000_000_000))
     words = shlex.split(line)
     if words[0] == "make":
         makefile = (REPOSITORY / "Makefile").read_text()

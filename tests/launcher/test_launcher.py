@@ -10,12 +10,17 @@ import signal
 import subprocess
 import sys
 
+import dllama_launch.machine
+import dllama_launch.tools
 import gguf
 import gguf_files
 import pytest
 from conftest import REPOSITORY, free_port, launcher, write_tokenizer
 from dllama_convert import ConversionError
 from dllama_convert.downloads import download
+from dllama_launch.cluster import of_port, parse_node
+from dllama_launch.machine import Gpu
+from dllama_launch.models import SPARE_BYTES, find_model, registry
 from stand_in_hub import Fault, shard
 
 # ------------------------------------------------------------------------------------------------------------ registry
@@ -23,7 +28,7 @@ from stand_in_hub import Fault, shard
 
 def test_registry():
     """Every model of the launcher's promise is there, under its own name, with figures that fit each other."""
-    models = launcher.registry()
+    models = registry()
     names = [model.name for model in models]
     assert len(set(names)) == len(names)
     assert "demo" not in names
@@ -50,10 +55,10 @@ def test_registry():
 
 def test_sizes_that_are_known():
     """INTELLECT-3: 213.7 GB to download, 60.1 GB of Q40, 184 KiB of cache a token."""
-    assert launcher.find_model("THUDM/GLM-Z1-9B-0414").name == "glm-z1-9b-0414"
-    model = launcher.find_model("PrimeIntellect/INTELLECT-3")
+    assert find_model("THUDM/GLM-Z1-9B-0414").name == "glm-z1-9b-0414"
+    model = find_model("PrimeIntellect/INTELLECT-3")
     assert (model.name, model.download_gb, model.q40_gb) == ("intellect-3", 213.7, 60.1)
-    assert model.memory(1000) == 60.1e9 + 188_416_000 + launcher.SPARE_BYTES
+    assert model.memory(1000) == 60.1e9 + 188_416_000 + SPARE_BYTES
 
 
 # ------------------------------------------------------------------------------------------------------------ commands
@@ -87,29 +92,29 @@ def test_flags_of_the_user_win(launch, machine):
 
 def test_context_shrinks_before_a_model_is_refused(launch, machine, monkeypatch):
     """chatglm-6b has half a megabyte of cache for each token."""
-    monkeypatch.setattr(launcher, "memory_bytes", lambda: (8_000_000_000, 4_900_000_000))
+    monkeypatch.setattr(dllama_launch.machine, "memory_bytes", lambda: (8_000_000_000, 4_900_000_000))
     _, out, _ = launch("chat", "chatglm-6b", "--dry-run")
     assert out.splitlines()[-1].endswith("--max-seq-len 1024")
-    monkeypatch.setattr(launcher, "memory_bytes", lambda: (8_000_000_000, 4_000_000_000))
+    monkeypatch.setattr(dllama_launch.machine, "memory_bytes", lambda: (8_000_000_000, 4_000_000_000))
     status, out, err = launch("chat", "chatglm-6b", "--dry-run")
     assert (status, out) == (1, "")
     assert "needs 4.5 GB of memory, 4.0 GB of 8.0 GB are available" in err
     assert launch("chat", "chatglm-6b", "--dry-run", "--force")[0] == 0
 
 
-RTX_3060 = launcher.Gpu(1, "RTX 3060", 12 << 30, 11 << 30, "550.54")
+RTX_3060 = Gpu(1, "RTX 3060", 12 << 30, 11 << 30, "550.54")
 
 
 @pytest.fixture
 def with_cuda(machine, monkeypatch):
     """A machine of little memory whose dllama was built with CUDA; gives a function that puts in GPUs."""
-    monkeypatch.setattr(launcher, "memory_bytes", lambda: (8_000_000_000, 4_000_000_000))
-    monkeypatch.setattr(launcher, "version_of", lambda _: "dllama 0.1.0 (CPU, CUDA)")
-    return lambda *found: monkeypatch.setattr(launcher, "gpus", lambda: list(found))
+    monkeypatch.setattr(dllama_launch.machine, "memory_bytes", lambda: (8_000_000_000, 4_000_000_000))
+    monkeypatch.setattr(dllama_launch.tools, "version_of", lambda _: "dllama 0.1.0 (CPU, CUDA)")
+    return lambda *found: monkeypatch.setattr(dllama_launch.machine, "gpus", lambda: list(found))
 
 
 def test_gpu_counts_as_room(launch, with_cuda):
-    with_cuda(launcher.Gpu(0, "GT 1030", 2 << 30, 2 << 30, "550.54"), RTX_3060)
+    with_cuda(Gpu(0, "GT 1030", 2 << 30, 2 << 30, "550.54"), RTX_3060)
     status, out, _ = launch("chat", "glm-4-9b-0414", "--dry-run")
     assert status == 0
     assert "11.8 GB of RTX 3060" in out
@@ -121,7 +126,7 @@ def test_gpu_counts_as_room(launch, with_cuda):
 
 def test_gpu_of_a_build_without_cuda_does_not_count(launch, with_cuda, monkeypatch):
     with_cuda(RTX_3060)
-    monkeypatch.setattr(launcher, "version_of", lambda _: "dllama 0.1.0 (CPU)")
+    monkeypatch.setattr(dllama_launch.tools, "version_of", lambda _: "dllama 0.1.0 (CPU)")
     assert "needs 5.8 GB of memory" in launch("chat", "glm-4-9b-0414", "--dry-run")[2]
     assert "this build of dllama has no CUDA: make BUILD_CUDA=1" in launch("doctor")[1]
 
@@ -137,7 +142,7 @@ def test_shorter_context_before_the_cpu(launch, with_cuda):
 
 def test_equal_gpus_share_a_model(launch, with_cuda):
     """One is too small, two of a kind are not; a third of another kind is left out. Workers take what is equal, too."""
-    odd = launcher.Gpu(0, "T4", 16 << 30, 15 << 30, "550.54")
+    odd = Gpu(0, "T4", 16 << 30, 15 << 30, "550.54")
     with_cuda(odd, RTX_3060, dataclasses.replace(RTX_3060, index=2))
     out = launch("chat", "glm-4-32b-0414", "--dry-run")[1]
     assert "23.6 GB of 2 x RTX 3060" in out
@@ -155,12 +160,12 @@ def test_nvidia_smi_is_read(monkeypatch, tmp_path):
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert launcher.gpus() == [launcher.Gpu(0, "NVIDIA RTX 3060", 12288 << 20, 11000 << 20, "550.54.14")]
+    assert dllama_launch.machine.gpus() == [Gpu(0, "NVIDIA RTX 3060", 12288 << 20, 11000 << 20, "550.54.14")]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert launcher.gpus() == []
+    assert dllama_launch.machine.gpus() == []
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed' >&2\nexit 9\n")
-    assert launcher.gpus() == []
+    assert dllama_launch.machine.gpus() == []
 
 
 @pytest.mark.parametrize(
@@ -227,7 +232,7 @@ def test_interrupts_are_the_programs(tmp_path):
 def test_no_words_show_the_help(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["launch-glm.py"])
     with pytest.raises(SystemExit):
-        launcher.main()
+        launcher.main(launcher.__doc__)
     assert "./launch-glm.py list" in capsys.readouterr().out
 
 
@@ -384,7 +389,7 @@ def test_cluster_file_that_lies(text, reason, launch, machine, tmp_path):
 @pytest.mark.parametrize("node", ["a", "a:1", "10.0.0.2:9999", "[::1]:9999", "[fe80::1%eth0]:9999", "a:1,b:2"])
 def test_addresses_are_the_programs(node, program):
     """What --nodes takes is written so that --workers takes it."""
-    nodes = [launcher.parse_node(text) for text in node.split(",")]
+    nodes = [parse_node(text) for text in node.split(",")]
     workers = [f"{host}:{port}" for host, port in nodes]
     # The last one's address is understood, and refused for the lack of a secret: nothing is dialled.
     line = [program, "inference", "--model", REPOSITORY / "models" / "demo" / "demo-q40.m", "--prompt", "x"]
@@ -413,7 +418,8 @@ def test_terminals_that_are_not_utf_8(encoding, program):
 
 def test_unit_names_only_flags_that_exist(program):
     text = subprocess.run([program, "worker", "--help"], capture_output=True, text=True, check=True).stdout
-    flags = set(re.findall(r"(?<= )--[a-z-]+", launcher.UNIT + launcher.START))
+    texts = of_port("dllama-worker.service", 9999) + of_port("start-worker.sh", 9999)
+    flags = set(re.findall(r"(?<= )--[a-z-]+", texts))
     assert flags <= set(re.findall(r"--[a-z-]+", text))
 
 
@@ -423,7 +429,7 @@ def test_unit_is_one_for_systemd(tmp_path):
         pytest.skip("systemd-analyze is not here: the unit is not checked")
     unit = tmp_path / "dllama-worker.service"
     # The program need not be installed here.
-    unit.write_text(launcher.UNIT.format(port=9999).replace("ExecStart=dllama", "ExecStart=/bin/true"))
+    unit.write_text(of_port("dllama-worker.service", 9999).replace("ExecStart=dllama", "ExecStart=/bin/true"))
     check = ["systemd-analyze", "verify", "--man=no", unit]
     done = subprocess.run(check, capture_output=True, text=True, check=False, env=os.environ | {"LC_ALL": "C"})
     assert (done.returncode, done.stderr) == (0, "")

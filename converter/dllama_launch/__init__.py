@@ -1,0 +1,1 @@
+"""What launch-glm.py does: names, files, flags, clusters. Standard library only."""
