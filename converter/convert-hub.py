@@ -31,11 +31,12 @@ def main() -> int:
     parser.add_argument(
         "--ignore-unknown", action="store_true", help="convert although there are unknown fields or tensors"
     )
+    parser.add_argument("--lora", type=pathlib.Path, metavar="FOLDER", help="adapter of PEFT to add to the weights")
     args = parser.parse_args()
 
     def work() -> str:
         conversion = StreamingConversion(
-            args.repository, args.type.upper(), args.name, args.output_dir, args.ignore_unknown, args.quality
+            args.repository, args.type.upper(), args.name, args.output_dir, args.ignore_unknown, args.quality, args.lora
         )
         path = conversion.run(args.revision)
         return f"{path} ({path.stat().st_size / 1e6:.1f} MB)"

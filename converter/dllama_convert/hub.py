@@ -8,6 +8,7 @@ import dataclasses
 import errno
 import hashlib
 import io
+import json
 import os
 import pathlib
 import re
@@ -20,7 +21,7 @@ from typing import TypeVar
 import huggingface_hub
 from huggingface_hub import constants, errors
 from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from . import ConversionError
 from .paths import below, printable
@@ -94,6 +95,28 @@ class Repository:
         api = huggingface_hub.HfApi()
         header = _retried(self.name, lambda: api.parse_safetensors_file_metadata(self.name, file, revision=self.commit))
         return {name: (info.dtype, tuple(info.shape)) for name, info in header.tensors.items()}
+
+    def read(self, file: str, begin: int, end: int) -> bytes:
+        """Bytes `begin` to `end` of a file, by themselves."""
+        url = huggingface_hub.hf_hub_url(self.name, file, revision=self.commit)
+        headers = build_hf_headers() | {"Range": f"bytes={begin}-{end - 1}"}
+
+        def get() -> bytes:
+            if constants.is_offline_mode():
+                raise errors.OfflineModeIsEnabled("offline")
+            answer = get_session().get(url, headers=headers)
+            hf_raise_for_status(answer)
+            if answer.status_code != 206 or len(answer.content) != end - begin:
+                raise OSError(f"bytes {begin} to {end} were asked for, {len(answer.content)} came")
+            return answer.content
+
+        return _retried(f"{self.name}: {file}", get)
+
+    def tensor_place(self, file: str, tensor: str) -> int:
+        """Where a tensor of a safetensors file begins in it."""
+        length = int.from_bytes(self.read(file, 0, 8), "little")
+        header = json.loads(self.read(file, 8, 8 + length))
+        return 8 + length + header[tensor]["data_offsets"][0]
 
     def fetch(self, file: RemoteFile, folder: pathlib.Path) -> pathlib.Path:
         """Brings the file into `folder`, takes up what is already there, and checks it. Raises ConversionError, also

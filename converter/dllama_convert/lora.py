@@ -1,14 +1,17 @@
 """LoRA adapters of PEFT, added to the weights while they are read: W + alpha / r * B A, in float32."""
 
+import copy
 import math
 import pathlib
 import re
 
 import numpy as np
+import xxhash
 
 from . import ConversionError
 from .checkpoint import Checkpoint, read_json, read_safetensors
 from .families.plan import plain_name
+from .files import open_regular
 from .printing import shown
 from .torch_file import read_torch
 
@@ -49,6 +52,12 @@ class LoraCheckpoint:
                 raise ConversionError(f"{folder}: changes {module}, which the checkpoint has not")
             self._factors[target] = self._factor(module, parts, base.shape(target))
         self.notes = [f"{folder}: adds {len(halves)} products of rank {self._rank('')} to the weights"]
+
+    def over(self, base: Checkpoint) -> "LoraCheckpoint":
+        """The same adapter over a part of its checkpoint."""
+        part = copy.copy(self)
+        part._base = base
+        return part
 
     def names(self) -> list[str]:
         return self._base.names()
@@ -94,6 +103,17 @@ class LoraCheckpoint:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
             raise ConversionError(f"{self._config_path}: {key} = {shown(value)}: must be a number above 0")
         return value
+
+
+def adapter_id(folder: pathlib.Path) -> str:
+    """Tells adapters apart: a hash of what the folder holds."""
+    digest = xxhash.xxh3_64()
+    for path in sorted(folder.glob("adapter_*")):
+        digest.update(path.name.encode())
+        with open_regular(path) as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def _halves(folder: pathlib.Path) -> dict[str, dict[str, np.ndarray]]:

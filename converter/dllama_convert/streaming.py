@@ -2,7 +2,7 @@
 
 Beside the finished file NAME.m there is, until it is finished:
     NAME.m.partial       grows to the full size; its first bytes, the header, are written at the very end
-    NAME.m.work/         the checkpoint's small files, the shard at hand, and
+    NAME.m.work/         the checkpoint's small files, the shard at hand, scales that lie in other shards, and
     NAME.m.work/journal  JSON lines: first what is converted and the tensors of each shard, then a line a finished shard
                          with the hashes of the tensors it gave
 A line is written when the bytes it speaks of are on the disk, so that whatever ends the process, even kill -9 or the
@@ -10,6 +10,7 @@ power, the next run goes on behind the last line."""
 
 import fcntl
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -23,7 +24,7 @@ from .convert import Encoder, ModelImage, check_tokenizer, convert, counted, enc
 from .families import make_plan
 from .fp8 import pair_scales
 from .hub import RemoteFile, Repository, open_repository
-from .lora import refuse_adapter
+from .lora import LoraCheckpoint, adapter_id, refuse_adapter
 from .model_file import write_tensor
 from .paths import below, printable
 from .tokenizer_file import write_tokenizer
@@ -35,35 +36,67 @@ SMALL_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "ice_text.model", "vocab.json", "merges.txt",
     "added_tokens.json", "special_tokens_map.json", "chat_template.jinja",
 )  # fmt: skip
+_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1}
+_PIECE_BYTES = 4 << 20
 _SPARE_BYTES = 64 << 20
 _SMALL_BYTES = 256 << 20  # the largest tokenizers have 35 MB
 
 
 class RemoteTensors:
-    """A checkpoint (checkpoint.py) that is known by its headers only."""
+    """A checkpoint (checkpoint.py) that is known by its headers; single tensors can be read from the hub."""
 
-    def __init__(self, shards: dict[str, dict[str, tuple[str, tuple[int, ...]]]]):
+    def __init__(self, repository: Repository, shards: dict[str, dict[str, tuple[str, tuple[int, ...]]]]):
+        self._repository = repository
         self._tensors = {name: entry for tensors in shards.values() for name, entry in tensors.items()}
         self.shard_of = {name: shard for shard, tensors in shards.items() for name in tensors}
         self._scale_of = pair_scales({name: (dtype, tuple(shape)) for name, (dtype, shape) in self._tensors.items()})
-        for name, scale in self._scale_of.items():
-            if self.shard_of[name] != self.shard_of[scale]:
-                raise ConversionError(
-                    f"{name} and its scales lie in different shards: download the model, then convert it"
-                )
 
     def names(self) -> list[str]:
         return without_scales(self._tensors, self._scale_of)
 
     def shape(self, name: str) -> tuple[int, ...]:
         dtype, shape = self._tensors[name]
-        if dtype not in ("F32", "F16", "BF16", "F8_E4M3"):
+        if dtype not in _ITEM_BYTES:
             raise ConversionError(f"tensor {name} has type {dtype}: only {READABLE} are supported")
         return tuple(shape)
 
     def equal(self, name: str, other: str) -> bool:
-        """Nobody knows before both are downloaded: a tied head that is stored all the same is kept."""
-        return False
+        """Whether two tensors have the same bytes. Both are read from the hub, up to the first difference."""
+        if self._tensors[name] != self._tensors[other]:
+            return False
+        size = self._bytes(name)
+        places = [self._repository.tensor_place(self.shard_of[one], one) for one in (name, other)]
+        with progress_bar(size, f"comparing {name} with {other}") as bar:
+            for at in range(0, size, _PIECE_BYTES):
+                end = min(size, at + _PIECE_BYTES)
+                one, two = (
+                    self._repository.read(self.shard_of[which], place + at, place + end)
+                    for which, place in zip((name, other), places, strict=True)
+                )
+                if one != two:
+                    return False
+                bar.update(end - at)
+        return True
+
+    def fetch_foreign_scales(self, shard: str, path: pathlib.Path) -> bool:
+        """Writes the scales of the shard's weights that lie in other shards to the safetensors file `path`. False if
+        there are none."""
+        pairs = [(name, scale) for name, scale in self._scale_of.items() if self.shard_of[name] == shard]
+        header, body = {}, b""
+        for scale in (scale for _, scale in pairs if self.shard_of[scale] != shard):
+            place = self._repository.tensor_place(self.shard_of[scale], scale)
+            dtype, shape = self._tensors[scale]
+            data = self._repository.read(self.shard_of[scale], place, place + self._bytes(scale))
+            header[scale] = {"dtype": dtype, "shape": shape, "data_offsets": [len(body), len(body) + len(data)]}
+            body += data
+        text = json.dumps(header).encode()
+        if header:
+            path.write_bytes(len(text).to_bytes(8, "little") + text + body)
+        return bool(header)
+
+    def _bytes(self, name: str) -> int:
+        dtype, shape = self._tensors[name]
+        return math.prod(shape) * _ITEM_BYTES[dtype]
 
 
 class Journal:
@@ -97,6 +130,7 @@ class StreamingConversion:
         output_dir: pathlib.Path,
         ignore_unknown: bool = False,
         quality: str = "fast",
+        lora: pathlib.Path | None = None,
     ):
         self.path = below(output_dir, f"dllama_model_{name}_{weight_type.lower()}.m")
         self.work = self.path.with_name(self.path.name + ".work")
@@ -104,6 +138,7 @@ class StreamingConversion:
         self._wanted = (repository, weight_type, name)
         self._ignore_unknown = ignore_unknown
         self._quality = quality
+        self._lora = lora
 
     def run(self, revision: str | None = None) -> pathlib.Path:
         """Converts, or goes on where an earlier run ended, and returns the .m file's path. Raises ConversionError."""
@@ -125,8 +160,8 @@ class StreamingConversion:
         if not journal.lines:
             journal.add(self._begin(revision))
         start = journal.lines[0]
-        begun = (start["repository"], start["type"], start["name"], start.get("quality", "fast"))
-        if begun != (*self._wanted, self._quality):
+        begun = (start["repository"], start["type"], start["name"], start.get("quality", "fast"), start.get("lora", ""))
+        if begun != (*self._wanted, self._quality, self._lora_id()):
             raise ConversionError(f"{self.work}: belongs to the conversion of {' '.join(begun)}: remove it first")
         files = {entry["name"]: RemoteFile(**entry) for entry in start["files"]}
         repository = Repository(start["repository"], start["commit"], files)
@@ -157,13 +192,18 @@ class StreamingConversion:
             "type": self._wanted[1],
             "name": self._wanted[2],
             "quality": self._quality,
+            "lora": self._lora_id(),
             "files": [vars(file) for file in weights],
             "shards": shards,
         }
 
+    def _lora_id(self) -> str:
+        return adapter_id(self._lora) if self._lora else ""
+
     def _image(self, checkpoint) -> ModelImage:
         _, weight_type, name = self._wanted
         plan = make_plan(self.work, checkpoint, self._ignore_unknown)
+        plan.notes += checkpoint.notes if self._lora else []
         say_notes(plan)
         return ModelImage(plan, weight_type, name)
 
@@ -180,8 +220,9 @@ class StreamingConversion:
             print(printable(f"💡 {chat_words(tokenizer)}"), flush=True)
 
     def _convert_shards(self, repository: Repository, shards: dict, journal: Journal) -> None:
-        remote = RemoteTensors(shards)
-        image = self._image(remote)
+        remote = RemoteTensors(repository, shards)
+        whole = LoraCheckpoint(remote, self._lora) if self._lora else remote
+        image = self._image(whole)
         self._convert_tokenizer(image.vocab_size)
         layout = image.layout
         # A converter of another version may plan otherwise: what it left cannot be gone on with.
@@ -200,11 +241,15 @@ class StreamingConversion:
             for number, name in enumerate(left, len(finished) + 1):
                 print(f"⏩ {name}, {number} of {len(by_shard)}", flush=True)
                 shard = repository.fetch(repository.files[name], self.work)
-                checkpoint = Checkpoint({shard: read_safetensors(shard)})
+                files = [shard]
+                if remote.fetch_foreign_scales(name, self.work / "scales"):
+                    files.append(self.work / "scales")
+                checkpoint = Checkpoint({file: read_safetensors(file) for file in files})
+                encode_rows = encode_rows_of(whole.over(checkpoint) if self._lora else checkpoint, self._quality)
                 with progress_bar(sum(layout.tensors[i].bytes for i in by_shard[name]), "converting") as bar:
                     for i in by_shard[name]:
                         output, dtype = image.outputs[i], layout.tensors[i].dtype
-                        pieces = encoder.tensor(encode_rows_of(checkpoint, self._quality), output, dtype)
+                        pieces = encoder.tensor(encode_rows, output, dtype)
                         hashes[i] = write_tensor(out, layout, i, counted(bar, pieces))
                 checkpoint.close()
                 _to_disk(out)
@@ -222,6 +267,8 @@ class StreamingConversion:
         for file in repository.files.values():
             repository.fetch(file, self.work)
         checkpoint = open_checkpoint(self.work)
+        if self._lora:
+            checkpoint = LoraCheckpoint(checkpoint, self._lora)
         image = self._image(checkpoint)
         self._convert_tokenizer(image.vocab_size)
         convert(encode_rows_of(checkpoint, self._quality), image, self.path.parent)

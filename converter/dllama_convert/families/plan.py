@@ -88,7 +88,7 @@ class Builder:
         if self.checkpoint.equal(self._names[name], self._names[other]):
             self.leave_out(f"it repeats {other}", [name])
             return True
-        self.notes.append(f"{name} is kept: tie_word_embeddings is true, but it is not known to repeat {other}")
+        self.notes.append(f"{name} is kept: tie_word_embeddings is true, but it differs from {other}")
         return False
 
     def finish(self, ignore_unknown: bool) -> None:
