@@ -10,11 +10,13 @@ from dllama_convert.paths import printable
 
 from .cluster import DEFAULT_PORT, setup_cluster
 from .errors import LaunchError
-from .files import convert, download
-from .models import BITS, find_model
+from .files import convert_model, download
+from .models import BITS
 from .places import DATA
 from .reports import doctor, list_models
 from .run import run_model, worker
+
+API_PORT = 9990  # dllama's
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,6 +56,9 @@ def parse(argv: list[str], about: str) -> argparse.Namespace:
         command.add_argument(
             "--ignore-unknown", action="store_true", help="convert although there are unknown fields or tensors"
         )
+        command.add_argument(
+            "--lora", type=pathlib.Path, metavar="FOLDER", help="add this adapter of PEFT to the weights"
+        )
         command.add_argument("--gguf", metavar="FILE", type=gguf_name, help="convert this GGUF file of the repository")
 
     def add_run(name: str, text: str) -> argparse.ArgumentParser:
@@ -67,12 +72,15 @@ def parse(argv: list[str], about: str) -> argparse.Namespace:
     add("doctor", "This machine, and what would run on it", doctor, model=False)
     add("download", "Fetch the checkpoint without converting it", download)
     add_conversion(
-        add("convert", "Make the model's files, shard by shard", lambda args: convert(find_model(args.name), args))
+        add("convert", "Make the model's files, shard by shard", convert_model)
     )
     inference = add_run("inference", "Continue a prompt")
     inference.add_argument("--prompt", required=True, metavar="TEXT")
     inference.add_argument("--steps", type=int, default=256, metavar="N", help="tokens of prompt and answer (256)")
     add_run("chat", "Talk to the model")
+    api = add_run("api", "Serve OpenAI's and Anthropic's APIs, and a web page to talk to the model")
+    api.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all of this machine's")
+    api.add_argument("--port", type=int, default=API_PORT, metavar="N", help=f"({API_PORT})")
     add_run("benchmark", "Measure prompts and answers")
     cluster = add("setup-cluster", "Write what each machine of a cluster needs, and check them", setup_cluster)
     cluster.add_argument("--nodes", nargs="+", required=True, metavar="HOST[:PORT]", help=f"workers ({DEFAULT_PORT})")

@@ -6,7 +6,7 @@ import re
 from dllama_convert.paths import below
 
 from .errors import LaunchError
-from .models import Model, find_model
+from .models import Model, find_model, with_adapter
 from .places import CONVERTER
 from .tools import converter_python, start
 
@@ -44,8 +44,11 @@ def convert(model: Model, args) -> int:
         raise LaunchError("--quality best is for checkpoints: GGUF and .m files are quantised already")
     if args.ignore_unknown and (args.gguf or model.ready_made):
         raise LaunchError("--ignore-unknown is for checkpoints: GGUF and .m files have no config.json")
-    unknown = ["--ignore-unknown"] if args.ignore_unknown else []
-    quality = (["--quality", args.quality] if args.quality != "fast" else []) + unknown
+    if args.lora and (args.gguf or model.ready_made):
+        raise LaunchError("--lora is for checkpoints: GGUF and .m files are quantised already")
+    options = ["--quality", args.quality] if args.quality != "fast" else []
+    options += ["--ignore-unknown"] if args.ignore_unknown else []
+    options += ["--lora", args.lora.resolve()] if args.lora else []
     if args.gguf:
         fetch = [python, CONVERTER / "download-hub.py", model.repository, model.name, "--file", args.gguf, *to]
         kind = args.type if args.type_given else "keep"
@@ -66,10 +69,14 @@ def convert(model: Model, args) -> int:
         checkpoint = folder / "checkpoint"
         if not list(folder.glob("dllama_tokenizer_*.t")):
             start([python, CONVERTER / "convert-tokenizer-hf.py", checkpoint, model.name, *to], args.dry_run)
-        command = [python, CONVERTER / "convert-hf.py", checkpoint, args.type, model.name, *to, *quality]
+        command = [python, CONVERTER / "convert-hf.py", checkpoint, args.type, model.name, *to, *options]
     else:
-        command = [python, CONVERTER / "convert-hub.py", model.repository, args.type, model.name, *to, *quality]
+        command = [python, CONVERTER / "convert-hub.py", model.repository, args.type, model.name, *to, *options]
     return start(command, args.dry_run)
+
+
+def convert_model(args) -> int:
+    return convert(with_adapter(find_model(args.name), args.lora), args)
 
 
 def ensure_model(model: Model, args) -> tuple[pathlib.Path, pathlib.Path | None]:

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import pathlib
 import re
 
 from .errors import LaunchError
@@ -62,3 +63,15 @@ def find_model(name: str) -> Model:
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     meant = f"did you mean {' or '.join(near)}?" if near else f"{ME} list shows the names"
     raise LaunchError(f"{name} is not a known model and not OWNER/NAME of a repository: {meant}")
+
+
+def with_adapter(model: Model, lora: pathlib.Path | None) -> Model:
+    """The model as it is with the adapter in the folder `lora`: files and folder of its own."""
+    if lora is None:
+        return model
+    if model.repository is None:
+        raise LaunchError("--lora is for models that are converted here: the demo model is none")
+    if not (lora / "adapter_config.json").exists():
+        raise LaunchError(f"--lora {lora}: there is no adapter_config.json: not a folder of PEFT")
+    slug = re.sub(r"[^a-z0-9._-]+", "-", lora.resolve().name.lower())
+    return dataclasses.replace(model, name=f"{model.name}+{slug}"[:120])

@@ -4,7 +4,7 @@ from .cluster import read_cluster
 from .errors import LaunchError
 from .files import ensure_model, home_of, model_files
 from .flags import choose_flags, node_flags
-from .models import BITS, Model, find_model
+from .models import BITS, Model, find_model, with_adapter
 from .places import DEMO
 from .tools import find_program, say, start, usable_gpus
 
@@ -31,8 +31,9 @@ def model_line(model: Model, program: str, args) -> tuple[list, str]:
 
 
 def run_model(command: str, args) -> int:
-    model = find_model(args.name)
-    cluster = read_cluster(model, args) if args.cluster else None
+    base = find_model(args.name)
+    model = with_adapter(base, args.lora)
+    cluster = read_cluster(base, args) if args.cluster else None
     program = find_program(args.dry_run)
     flags, why = model_line(model, program, args)
     line = [program, command, *flags]
@@ -41,6 +42,8 @@ def run_model(command: str, args) -> int:
         why += f"; {len(cluster['workers'])} workers, talking in secret"
     if command == "inference":
         line += ["--prompt", args.prompt, "--steps", args.steps]
+    if command == "api":
+        line += ["--host", args.host, "--port", args.port, "--served-name", model.name]
     say(why)
     return start(with_rest(line, args.rest), args.dry_run)
 

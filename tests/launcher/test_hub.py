@@ -23,7 +23,10 @@ from dllama_convert.families import make_plan
 from dllama_convert.streaming import StreamingConversion
 from stand_in_hub import Fault, shard
 
-MODELS = ["chatglm-6b", "glm-4-9b-chat", "glm-hf-bias", "glm4-dense", "glm4moe-16x2", "llama", "qwen3", "qwen3moe"]
+MODELS = [
+    "chatglm-6b", "glm-4-9b-chat", "glm-hf-bias", "glm4-dense", "glm4moe-16x2", "llama", "qwen3", "qwen3moe", "qwen2",
+    "solar-open", "glm45v-text", "glm41v-text", "glm-ocr-text",
+]  # fmt: skip
 
 
 def command(output: pathlib.Path) -> list:
