@@ -56,7 +56,7 @@ def moe_config(c: HfConfig, layers: int) -> dict:
     experts = expert_count(c, layers)
     groups = c.count("n_group", default=1, high=experts)
     open_groups = c.count("topk_group", default=1, high=groups)
-    per_token = c.count("num_experts_per_tok", high=experts)
+    per_token = experts_per_token(c, experts)
     if experts % groups or per_token > experts // groups * open_groups:
         raise c.error("n_group", f"{experts} experts, {open_groups} open groups and {per_token} a token do not agree")
     return {
@@ -73,11 +73,19 @@ def moe_config(c: HfConfig, layers: int) -> dict:
     }
 
 
+# The number of experts in different families and versions of transformers.
+_EXPERTS = ("n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts")
+
+
 def expert_count(c: HfConfig, layers: int) -> int:
-    """Its names in different families and versions of transformers."""
-    return c.count(
-        "n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts", high=min(1024, (1 << 17) // layers)
-    )
+    return c.count(*_EXPERTS, high=min(1024, (1 << 17) // layers))
+
+
+def experts_per_token(c: HfConfig, experts: int) -> int:
+    per_token = c.count("num_experts_per_tok")
+    if per_token > experts:
+        raise c.error("num_experts_per_tok", f"{next(key for key in _EXPERTS if key in c)} is {experts}")
+    return per_token
 
 
 def _interleave_rows(heads: int, head_dim: int) -> np.ndarray:

@@ -7,8 +7,8 @@ from .plan import Builder, Plan
 
 
 def chatglm(c: HfConfig, b: Builder) -> Plan:
-    """ChatGLMModel: the original GLM says inner_hidden_size, ChatGLM2 and later ffn_hidden_size."""
-    return _chatglm1(c, b) if "inner_hidden_size" in c else _chatglm2(c, b)
+    """ChatGLMModel: the original GLM says inner_hidden_size and position_encoding_2d, later ones ffn_hidden_size."""
+    return _chatglm1(c, b) if "inner_hidden_size" in c or "position_encoding_2d" in c else _chatglm2(c, b)
 
 
 def _chatglm1(c: HfConfig, b: Builder) -> Plan:

@@ -23,6 +23,8 @@ def latent_config(c: HfConfig) -> dict:
     plain = c.count("qk_nope_head_dim", low=32, high=256)
     turned = c.count("qk_rope_head_dim", low=8, high=224)
     head_dim = plain + turned
+    if head_dim % 8 or head_dim > 256:
+        raise c.error("qk_nope_head_dim", f"with qk_rope_head_dim {turned} must be a multiple of 8, at most 256")
     c.expect("qk_head_dim", head_dim)
     heads = c.count("num_attention_heads", high=4096)
     if c.count("num_key_value_heads", default=heads, high=4096) != heads:

@@ -1,7 +1,7 @@
 """Qwen3 and Qwen3-MoE."""
 
 from ..hf_config import HfConfig
-from .blocks import attention, base_config, ends, expert_count, experts, mlp
+from .blocks import attention, base_config, ends, expert_count, experts, experts_per_token, mlp
 from .plan import Builder, Plan
 
 
@@ -17,7 +17,7 @@ def qwen3(c: HfConfig, b: Builder) -> Plan:
         n_experts = expert_count(c, cfg["num_hidden_layers"])
         cfg |= {
             "n_routed_experts": n_experts,
-            "num_experts_per_tok": c.count("num_experts_per_tok", high=n_experts),
+            "num_experts_per_tok": experts_per_token(c, n_experts),
             "n_shared_experts": 0,
             "moe_intermediate_size": c.count("moe_intermediate_size", low=32, high=1 << 20),
             "first_k_dense_replace": 0,
