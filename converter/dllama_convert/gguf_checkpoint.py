@@ -15,7 +15,7 @@ from . import ConversionError
 from .families import Output, Plan
 from .quants import BLOCK_TYPES, encode, turn
 
-ARCHITECTURES = ("glm4", "glm4moe", "chatglm", "llama", "qwen3", "qwen3moe")
+ARCHITECTURES = ("glm4", "glm4moe", "chatglm", "llama", "qwen2", "qwen3", "qwen3moe")
 
 # GGUF's types whose bits are ours. (Its Q4_0 is our Q40, its Q8_0 our Q80.)
 SAME_BITS = {"F32": "F32", "F16": "F16", "BF16": "BF16", "Q4_0": "Q40", "Q8_0": "Q80"}
@@ -186,14 +186,25 @@ class GgufCheckpoint:
                 self._views[f"{layer}self_attn.{letter}_proj.{kind}"] = View(tensor, (rows, *shape[1:]), first)
                 first += rows
         elif part in self._names:
-            order = None
-            if self._architecture == "llama" and part in self._heads:
-                # llama.cpp keeps the rope pairs of Llama's q and k side by side: back to halves.
-                heads = self._heads[part]
-                order = np.arange(shape[0]).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
+            order = self._rows_of_heads(part, shape[0], file) if part in self._heads else None
             self._views[f"{layer}{self._names[part]}.{kind}"] = View(tensor, shape, 0, order)
         else:
             raise ConversionError(f"{self._path}: tensor {tensor.name} is not known in {self._architecture}")
+
+
+    def _rows_of_heads(self, part: str, rows: int, file: GgufFile) -> np.ndarray | None:
+        """Where the checkpoint's rows of q or k lie, or None if they lie as they are."""
+        heads = self._heads[part]
+        order = np.arange(rows).reshape(heads, -1)
+        if self._architecture == "llama":
+            # llama.cpp keeps the rope pairs of Llama's q and k side by side: back to halves.
+            return order.reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
+        if self._architecture == "glm4" and file.get("{arch}.rope.dimension_sections"):
+            # Of models that see pictures it keeps GLM's pairs as halves of the rotated dimensions: back to pairs.
+            turned = file.get("{arch}.rope.dimension_count", order.shape[1] // 2)
+            pairs = order[:, :turned].reshape(heads, 2, -1).swapaxes(1, 2).reshape(heads, -1)
+            return np.concatenate([pairs, order[:, turned:]], axis=1).reshape(-1)
+        return None
 
 
 def _checked(stored: np.ndarray, dtype: str) -> np.ndarray:

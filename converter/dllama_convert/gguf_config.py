@@ -7,12 +7,13 @@ from .gguf_checkpoint import GgufCheckpoint, GgufFile
 from .hf_config import HfConfig
 
 _HF_NAMES = {
-    "llama": "LlamaForCausalLM",
+    "llama": "LlamaForCausalLM",  # Mistral's too
+    "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "qwen3moe": "Qwen3MoeForCausalLM",
     "chatglm": "GlmForCausalLM",  # ChatGLM2, ChatGLM3, glm-4-9b-chat and GLM-Edge alike
-    "glm4": "Glm4ForCausalLM",
-    "glm4moe": "Glm4MoeForCausalLM",
+    "glm4": "Glm4ForCausalLM",  # and the text parts of GLM-4.1V, 4.6V-Flash, GLM-OCR
+    "glm4moe": "Glm4MoeForCausalLM",  # and the text parts of GLM-4.5V, 4.6V; Solar-Open
 }
 
 
@@ -43,8 +44,6 @@ def read_config(file: GgufFile, checkpoint: GgufCheckpoint) -> HfConfig:
     if file.architecture in ("chatglm", "glm4", "glm4moe"):
         fields["partial_rotary_factor"] = file.get("{arch}.rope.dimension_count", head_dim // 2) / head_dim
         del fields["sliding_window"]
-        if file.get("{arch}.rope.dimension_sections"):
-            raise ConversionError(f"{file.path}: rope.dimension_sections: models that see pictures are not supported")
     elif file.get("{arch}.rope.dimension_count", head_dim) != head_dim:
         raise ConversionError(
             f"{file.path}: rope.dimension_count is {file.get('{arch}.rope.dimension_count')}, must be {head_dim}"
@@ -53,9 +52,17 @@ def read_config(file: GgufFile, checkpoint: GgufCheckpoint) -> HfConfig:
         raise ConversionError(f"{file.path}: a llama with experts (Mixtral) is not supported")
     if file.architecture in ("glm4moe", "qwen3moe"):
         fields |= _moe(file, names)
+    elif file.architecture == "glm4":
+        fields |= _nextn(file)
     elif file.get("{arch}.nextn_predict_layers"):
         raise ConversionError(f"{file.path}: next-token layers of a dense model are not supported")
     return HfConfig(file.path, fields, {"eos_token_id": eos_ids(file)})
+
+
+def _nextn(file: GgufFile) -> dict:
+    """llama.cpp counts the next-token layers as layers."""
+    nextn = file.get("{arch}.nextn_predict_layers", 0)
+    return {"num_hidden_layers": file.need("{arch}.block_count") - nextn, "num_nextn_predict_layers": nextn}
 
 
 def _moe(file: GgufFile, names: set[str]) -> dict:
@@ -69,11 +76,7 @@ def _moe(file: GgufFile, names: set[str]) -> dict:
     gating = file.get("{arch}.expert_gating_func", 2)
     if gating != 2:
         raise ConversionError(f"{file.path}: expert_gating_func {gating} is not supported (2: sigmoid)")
-    nextn = file.get("{arch}.nextn_predict_layers", 0)
-    return fields | {
-        # llama.cpp counts the next-token layers as layers.
-        "num_hidden_layers": file.need("{arch}.block_count") - nextn,
-        "num_nextn_predict_layers": nextn,
+    return fields | _nextn(file) | {
         "n_routed_experts": file.need("{arch}.expert_count"),
         "n_shared_experts": file.get("{arch}.expert_shared_count", 0),
         "first_k_dense_replace": file.get("{arch}.leading_dense_block_count", 0),

@@ -71,9 +71,7 @@ def parse(argv: list[str], about: str) -> argparse.Namespace:
     add("list", "Models and what they need", list_models, model=False)
     add("doctor", "This machine, and what would run on it", doctor, model=False)
     add("download", "Fetch the checkpoint without converting it", download)
-    add_conversion(
-        add("convert", "Make the model's files, shard by shard", convert_model)
-    )
+    add_conversion(add("convert", "Make the model's files, shard by shard", convert_model))
     inference = add_run("inference", "Continue a prompt")
     inference.add_argument("--prompt", required=True, metavar="TEXT")
     inference.add_argument("--steps", type=int, default=256, metavar="N", help="tokens of prompt and answer (256)")

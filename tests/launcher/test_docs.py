@@ -47,6 +47,11 @@ def test_command(document, line, launch, machine, tmp_path, monkeypatch):
             folder = tmp_path / "models" / words[2] / "cluster"
             folder.mkdir(parents=True)
             (folder / "cluster.json").write_text(json.dumps({"workers": ["a:9999"], "secret_file": "secret"}))
+        if "--lora" in words:
+            monkeypatch.chdir(tmp_path)
+            lora = tmp_path / words[words.index("--lora") + 1]
+            lora.mkdir(parents=True)
+            (lora / "adapter_config.json").write_text("{}")
         if words[1] == "doctor":
             assert len(words) == 2
             return

@@ -25,7 +25,10 @@ from dllama_convert.quants import encode
 from dllama_convert.tokenizers import load_tokenizer
 from gguf import GGMLQuantizationType as Kind
 
-MODELS = ["glm4-dense", "glm4moe-16x2", "llama", "qwen3", "qwen3moe", "glm-4-9b-chat", "glm-hf-bias"]
+MODELS = [
+    "glm4-dense", "glm4moe-16x2", "llama", "qwen2", "qwen3", "qwen3moe", "glm-4-9b-chat", "glm-hf-bias", "solar-open",
+    "glm45v-text", "glm41v-text", "glm-ocr-text",
+]  # fmt: skip
 
 
 def convert_gguf(file: pathlib.Path, kind: str, folder: pathlib.Path, name: str = "m") -> pathlib.Path:
