@@ -57,14 +57,15 @@ std::string Address::text() const {
 }
 
 Address parseAddress(const std::string& text) {
-    const size_t colon = text.rfind(':');
-    if (colon == std::string::npos || colon == 0) throw ConfigError("address {} is not host:port", text);
-    Address address{text.substr(0, colon), 0};
-    if (address.host.front() == '[' && address.host.back() == ']')
+    const size_t colon = text.ends_with(']') ? std::string::npos : text.rfind(':');
+    Address address{text.substr(0, colon), kWorkerPort};
+    if (address.host.starts_with('[') && address.host.ends_with(']'))
         address.host = address.host.substr(1, address.host.size() - 2);
     else if (address.host.find(':') != std::string::npos)
         throw ConfigError("address {}: an IPv6 address stands in brackets, as in [::1]:9999", text);
-    if (address.host.empty()) throw ConfigError("address {} is not host:port", text);
+    if (address.host.empty() || address.host.find_first_of("[]") != std::string::npos)
+        throw ConfigError("address {} is not host:port", text);
+    if (colon == std::string::npos) return address;
     const char* end = text.data() + text.size();
     const auto [stop, error] = std::from_chars(text.data() + colon + 1, end, address.port);
     if (error != std::errc() || stop != end || address.port < 1 || address.port > 65535)

@@ -34,7 +34,10 @@ struct Address {
     bool operator==(const Address&) const = default;
 };
 
-/// "name:9999", "10.0.0.2:9999", "[fe80::1]:9999". Throws ConfigError.
+/// Where a worker listens if nobody says otherwise.
+constexpr int kWorkerPort = 9999;
+
+/// "name:9999", "10.0.0.2:9999", "[fe80::1]:9999"; without a port a worker's. Throws ConfigError.
 Address parseAddress(const std::string& text);
 
 /// True for "localhost" and the addresses 127.0.0.0/8 and ::1: nobody else's machine, whatever name servers say. A name

@@ -74,7 +74,7 @@ FAULTS = [
     (["worker", "--gpu-index", "0,0"], "--gpu-index 0,0: GPU 0 is named twice"),
     (["inference", *DEMO, *PROMPT, "--collectives", "mpi"], "--collectives: mpi not in"),
     (["worker", "--cache-size", "-1"], "--cache-size: -1 is below 0"),
-    (["inference", *DEMO, *PROMPT, "--workers", "nowhere"], "address nowhere is not host:port"),
+    (["inference", *DEMO, *PROMPT, "--workers", "nowhere"], "worker nowhere is another machine"),
     (["inference", *DEMO, *PROMPT, "--workers", "10.1.2.3:9999"], "give --secret-file, or --insecure"),
     (["inference", *DEMO, *PROMPT, "--workers", "127.evil.example:9999"], "give --secret-file, or --insecure"),
     (["logits", *DEMO, "--ids", "5,999999", "--greedy", "1"], "token id 999999 is outside the vocabulary of 4096"),

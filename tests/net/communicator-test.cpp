@@ -275,7 +275,10 @@ TEST(Addresses, AreReadAndRefused) {
     EXPECT_EQ(parseAddress("box.local:1"), (Address{"box.local", 1}));
     EXPECT_EQ(parseAddress("[fe80::1]:65535"), (Address{"fe80::1", 65535}));
     EXPECT_EQ(parseAddress("[fe80::1]:65535").text(), "[fe80::1]:65535");
-    for (const char* bad : {"", ":", ":1", "box", "box:", "box:0", "box:65536", "box:1x", "fe80::1:99", "box:-1"})
+    EXPECT_EQ(parseAddress("box"), (Address{"box", 9999}));
+    EXPECT_EQ(parseAddress("[fe80::1%eth0]"), (Address{"fe80::1%eth0", 9999}));
+    for (const char* bad : {"", ":", ":1", "[]", "[]:1", "a]", "[::1", "::1", "box:", "box:0", "box:65536", "box:1x",
+                            "fe80::1:99", "box:-1"})
         EXPECT_THROW(parseAddress(bad), ConfigError) << bad;
 }
 
