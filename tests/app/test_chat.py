@@ -1,5 +1,6 @@
 """dllama chat on a terminal, driven by a script."""
 
+import json
 import os
 import pathlib
 import pty
@@ -48,6 +49,13 @@ class Terminal:
 
     def send(self, data):
         os.write(self.master, data if isinstance(data, bytes) else data.encode())
+
+    def type(self, text):
+        """Sends a long text; what the program shows of it is read meanwhile, else both would wait."""
+        for at in range(0, len(text), 256):
+            self.send(text[at : at + 256])
+            while select.select([self.master], [], [], 0.01)[0]:
+                self.seen += os.read(self.master, 65536).decode(errors="replace")
 
     def ends(self):
         """The exit code after what was sent. A terminal that nobody reads would keep the program waiting."""
@@ -109,6 +117,30 @@ def test_carriage_returns_are_no_text(tmp_path):
         outputs.append([line for line in result.stdout.decode().splitlines() if "tokens/s" not in line])
     assert outputs[0] == outputs[1]
     assert sum("Assistant" in line for line in outputs[0]) == 1
+
+
+def test_carriage_return_and_line_feed_end_one_line(chat):
+    chat.send("Once upon a time\r\n/stats\r\n")
+    said = chat.expect("tokens of context")
+    assert said.count("Assistant") == 1
+    chat.expect(PROMPT)
+    chat.send("/save /dev/stdout\r")
+    saved = chat.expect("(saved")
+    assert saved.count('"user"') == 1 and '"Once upon a time"' in saved
+    assert chat.ends_by_key() == 0
+
+
+def test_a_line_longer_than_a_terminals_is_whole(chat, tmp_path):
+    question = ("everything " * 600)[:6000].strip() + "!"
+    chat.type(question)
+    chat.send("\r")
+    chat.expect("Assistant")
+    chat.expect(PROMPT)
+    chat.send(f"/save {tmp_path / 'saved.json'}\r")
+    chat.expect("(saved")
+    messages = json.loads((tmp_path / "saved.json").read_text())["messages"]
+    assert messages[0]["content"] == question
+    assert chat.ends_by_key() == 0
 
 
 def test_long_questions_are_told_and_the_chat_goes_on(chat):

@@ -469,8 +469,8 @@ def test_addresses_are_the_programs(node, program):
     """What --nodes takes is written so that --workers takes it."""
     nodes = [parse_node(text) for text in node.split(",")]
     workers = [f"{host}:{port}" for host, port in nodes]
-    # As --nodes takes them, and as cluster.json has them. The last one's address is understood, and refused for the lack
-    # of a secret: nothing is dialled.
+    # As --nodes takes them, and as cluster.json has them.
+    # The last one's address is understood, and refused for the lack of a secret: nothing is dialled.
     workers += node.split(",")
     line = [program, "inference", "--model", REPOSITORY / "models" / "demo" / "demo-q40.m", "--prompt", "x"]
     line += ["--workers", *workers, "other-machine:1"]
