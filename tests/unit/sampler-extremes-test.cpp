@@ -72,7 +72,7 @@ TEST(SamplerExtremes, FiltersAtTheirEndsLeaveTheLikeliest) {
     const std::vector<float> logits = {1.0f, 3.0f, 2.0f, 0.0f};
     constexpr float kLeast = std::numeric_limits<float>::denorm_min();
     for (const float temperature : {kTemperatures[0], 0.8f, 100.0f})
-        for (const SamplingParams params :
+        for (const SamplingParams& params :
              {SamplingParams{.topP = kLeast}, SamplingParams{.topK = 1}, SamplingParams{.minP = 1.0f}})
             for (uint64_t seed = 0; seed < 20; seed++) {
                 SamplingParams p = params;
