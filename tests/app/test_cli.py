@@ -60,7 +60,7 @@ FAULTS = [
     (["inference", "--model", ROOT, *PROMPT], "not a file"),
     (["inference", *DEMO[:2], "--tokenizer", ROOT / "Makefile", *PROMPT], "not a tokenizer file"),
     (["inference", *DEMO, "--prompt", ""], "Prompt is required"),
-    (["logits", *DEMO, "--ids", "5"], "--out FILE, --greedy N or both"),
+    (["logits", *DEMO, "--ids", "5"], "--out FILE, --greedy N and --dump-layers FOLDER"),
     (["inference", *DEMO, *PROMPT, "--nthreads", "100000"], "--nthreads is 100000, must be from 1 to 512"),
     (["inference", *DEMO, *PROMPT, "--temperature", "-1"], "temperature is -1, must be from 0"),
     (["inference", *DEMO, *PROMPT, "--top-p", "2"], "top-p is 2, must be from 0 to 1"),
