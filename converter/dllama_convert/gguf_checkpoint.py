@@ -3,6 +3,7 @@
 The families (families/) then plan a GGUF as they plan a checkpoint folder."""
 
 import collections
+import contextlib
 import dataclasses
 import math
 import pathlib
@@ -13,6 +14,7 @@ import numpy as np
 
 from . import ConversionError
 from .families import Output, Plan
+from .printing import shown
 from .quants import BLOCK_TYPES, encode, turn
 
 ARCHITECTURES = ("glm4", "glm4moe", "chatglm", "llama", "qwen2", "qwen3", "qwen3moe")
@@ -71,6 +73,18 @@ class View:
     order: np.ndarray | None = None
 
 
+@contextlib.contextmanager
+def damage_refused(path: pathlib.Path):
+    """What goes wrong with metadata of wrong types, texts that are not UTF-8 or sizes that do not fit together."""
+    try:
+        yield
+    except ConversionError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {shown(str(error))}"
+        raise ConversionError(f"{path}: its metadata is damaged or of an unknown form: {what}") from error
+
+
 class GgufFile:
     """Metadata and tensors of a GGUF file, or of all parts of a split one."""
 
@@ -78,12 +92,12 @@ class GgufFile:
         self.path = path
         self._readers = [_open(part) for part in _parts(path)]
         self.tensors = {t.name: t for reader in self._readers for t in reader.tensors}
-        self.architecture = self.get("general.architecture")
-        if self.architecture not in ARCHITECTURES:
-            raise ConversionError(
-                f"{path}: architecture {self.architecture!r} is not supported ({', '.join(ARCHITECTURES)})"
-            )
-        expected = self.get("split.tensors.count", len(self.tensors))
+        with damage_refused(path):
+            self.architecture = self.get("general.architecture")
+            if self.architecture not in ARCHITECTURES:
+                supported = f"not supported ({', '.join(ARCHITECTURES)})"
+                raise ConversionError(f"{path}: architecture {shown(self.architecture)} is {supported}")
+            expected = self.get("split.tensors.count", len(self.tensors))
         if expected != len(self.tensors):
             raise ConversionError(f"{path}: has {len(self.tensors)} tensors in all its parts, must have {expected}")
 
@@ -113,7 +127,7 @@ def _open(path: pathlib.Path) -> gguf.GGUFReader:
     except OSError:
         raise
     except Exception as error:  # the reader's own checks are few: a damaged file raises nearly anything
-        raise ConversionError(f"{path}: not a GGUF file, truncated or damaged: {error}") from error
+        raise ConversionError(f"{path}: not a GGUF file, truncated or damaged: {shown(str(error))}") from error
 
 
 class GgufCheckpoint:
@@ -121,13 +135,14 @@ class GgufCheckpoint:
 
     def __init__(self, file: GgufFile):
         self._path = file.path
-        self._heads = {"attn_q": file.need("{arch}.attention.head_count")}
-        self._heads["attn_k"] = file.get("{arch}.attention.head_count_kv", self._heads["attn_q"])
         self._architecture = file.architecture
         self._names = _LAYER | _OTHER.get(file.architecture, {})
         self._views: dict[str, View] = {}
-        for name, tensor in file.tensors.items():
-            self._add(name, tensor, file)
+        with damage_refused(file.path):
+            self._heads = {"attn_q": file.need("{arch}.attention.head_count")}
+            self._heads["attn_k"] = file.get("{arch}.attention.head_count_kv", self._heads["attn_q"])
+            for name, tensor in file.tensors.items():
+                self._add(name, tensor, file)
 
     def names(self) -> list[str]:
         return list(self._views)
@@ -161,13 +176,15 @@ class GgufCheckpoint:
 
     def _add(self, name: str, tensor: gguf.ReaderTensor, file: GgufFile) -> None:
         shape = tuple(int(n) for n in reversed(tensor.shape))
+        if 0 in shape:  # of any other number of rows, then, without a byte in the file
+            raise ConversionError(f"{self._path}: tensor {shown(name)} is empty")
         if name == "rope_freqs.weight":  # gguf_config.py
             return
         match = re.fullmatch(r"blk\.(\d+)\.(.+)\.(weight|bias)", name)
         if name in _ENDS:
             self._views[_ENDS[name]] = View(tensor, shape)
         elif match is None:
-            raise ConversionError(f"{self._path}: tensor {name} is not known")
+            raise ConversionError(f"{self._path}: tensor {shown(name)} is not known")
         else:
             self._add_to_layer(f"model.layers.{match[1]}.", match[2], match[3], tensor, shape, file)
 
@@ -189,7 +206,7 @@ class GgufCheckpoint:
             order = self._rows_of_heads(part, shape[0], file) if part in self._heads else None
             self._views[f"{layer}{self._names[part]}.{kind}"] = View(tensor, shape, 0, order)
         else:
-            raise ConversionError(f"{self._path}: tensor {tensor.name} is not known in {self._architecture}")
+            raise ConversionError(f"{self._path}: tensor {shown(tensor.name)} is not known in {self._architecture}")
 
 
     def _rows_of_heads(self, part: str, rows: int, file: GgufFile) -> np.ndarray | None:

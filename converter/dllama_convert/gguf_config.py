@@ -3,7 +3,7 @@
 import numpy as np
 
 from . import ConversionError
-from .gguf_checkpoint import GgufCheckpoint, GgufFile
+from .gguf_checkpoint import GgufCheckpoint, GgufFile, damage_refused
 from .hf_config import HfConfig
 
 _HF_NAMES = {
@@ -19,6 +19,11 @@ _HF_NAMES = {
 
 def read_config(file: GgufFile, checkpoint: GgufCheckpoint) -> HfConfig:
     """Raises ConversionError for what the families cannot state."""
+    with damage_refused(file.path):
+        return _read_config(file, checkpoint)
+
+
+def _read_config(file: GgufFile, checkpoint: GgufCheckpoint) -> HfConfig:
     names = set(checkpoint.names())
     heads = file.need("{arch}.attention.head_count")
     hidden = file.need("{arch}.embedding_length")

@@ -4,7 +4,7 @@ from gguf import TokenType
 
 from . import ConversionError
 from .chat_formats import class_format
-from .gguf_checkpoint import GgufFile
+from .gguf_checkpoint import GgufFile, damage_refused
 from .gguf_config import eos_ids
 from .sentencepiece_proto import model_proto
 from .tokenizer_file import Tokenizer
@@ -24,6 +24,11 @@ _PRE = {
 
 def read_tokenizer(file: GgufFile) -> Tokenizer:
     """Raises ConversionError if there is no tokenizer, or one that is not supported."""
+    with damage_refused(file.path):
+        return _read_tokenizer(file)
+
+
+def _read_tokenizer(file: GgufFile) -> Tokenizer:
     tokens = file.need("tokenizer.ggml.tokens")
     types = file.get("tokenizer.ggml.token_type", [TokenType.NORMAL] * len(tokens))
     while types and types[-1] == TokenType.UNUSED:  # vocabularies are padded to the size of the embedding

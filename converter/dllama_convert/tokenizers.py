@@ -361,7 +361,7 @@ def _from_sentencepiece(folder: Folder, path: pathlib.Path) -> Tokenizer:
     try:
         processor.LoadFromSerializedProto(model)
     except RuntimeError as error:
-        raise ConversionError(f"{path}: not a sentencepiece model: {str(error)[:300]}") from error
+        raise ConversionError(f"{path}: not a sentencepiece model: {ascii(str(error)[:300])}") from error
     size = processor.GetPieceSize()
     pieces: dict[int, bytes] = {}
     for i in range(size):

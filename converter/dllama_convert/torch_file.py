@@ -44,10 +44,11 @@ def read_torch(path: pathlib.Path) -> dict[str, StoredTensor]:
             if len(pickles) != 1:
                 raise ConversionError(f"{path}: not a file of torch.save: it has no data.pkl")
             root = pickles[0].removesuffix("data.pkl")
-            if f"{root}byteorder" in archive.namelist() and _member(archive, f"{root}byteorder", size) != b"little":
+            order = f"{root}byteorder"
+            if order in archive.namelist() and _member(path, archive, order, size) != b"little":
                 raise ConversionError(f"{path}: is not little-endian")
             reader = _StateReader(path, archive, file, root)
-            state = state_pickle.run(_member(archive, pickles[0], size), reader.call, reader.storage)
+            state = state_pickle.run(_member(path, archive, pickles[0], size), reader.call, reader.storage)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         reason = "not a file of torch.save since PyTorch 1.6, or truncated"
         raise ConversionError(f"{path}: {reason}") from error
@@ -65,11 +66,11 @@ def read_torch(path: pathlib.Path) -> dict[str, StoredTensor]:
     return state
 
 
-def _member(archive: zipfile.ZipFile, name: str, size: int) -> bytes:
+def _member(path: pathlib.Path, archive: zipfile.ZipFile, name: str, size: int) -> bytes:
     """A member's bytes, which lie in the zip as they are: never more than the file has."""
     info = archive.getinfo(name)
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size or info.file_size > size:
-        raise ConversionError(f"{archive.filename or name}: is compressed, or larger than its file")
+        raise ConversionError(f"{path}: {name} is compressed, or larger than its file")
     return archive.read(info)
 
 

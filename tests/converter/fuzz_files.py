@@ -230,7 +230,7 @@ class SentencePiece(Target):
             units[rng.choice([0, 256 ^ ord("a"), 512, rng.randrange(1024)])] = rng.getrandbits(32)
         elif kind == 3:
             texts = rng.choice([b"", b"b", b"\xff\0", b"b" * 4096])
-        table = struct.pack("<I", rng.choice([4096, 4096, 4096, *NUMBERS]) & 0xFFFFFFFF)
+        table = struct.pack("<I", rng.choice([*[4096] * 40, *NUMBERS]) & 0xFFFFFFFF)
         table += struct.pack("<1024I", *units) + texts
         data = model_proto(names, scores, types, add_dummy_prefix=True, remove_extra_whitespaces=False)
         data += _field(3, _field(2, table))
