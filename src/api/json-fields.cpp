@@ -2,46 +2,16 @@
 
 #include <charconv>
 #include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "api/api-error.hpp"
 #include "api/json-output.hpp"
+#include "base/json.hpp"
 
 namespace dllama::api {
 
 namespace {
 
 using Type = PythonValue::Type;
-
-/// Counts levels and values, builds nothing.
-struct BodyCheck final : nlohmann::json_sax<nlohmann::json> {
-    int depth = 0;
-    size_t nValues = 0;
-    size_t faultAt = 0;
-
-    bool count() { return ++nValues <= kMaxBodyValues; }
-    bool enter() { return ++depth <= kMaxBodyDepth && count(); }
-    bool leave() {
-        depth--;
-        return true;
-    }
-    bool start_object(std::size_t) override { return enter(); }
-    bool end_object() override { return leave(); }
-    bool start_array(std::size_t) override { return enter(); }
-    bool end_array() override { return leave(); }
-    bool null() override { return count(); }
-    bool boolean(bool) override { return count(); }
-    bool number_integer(number_integer_t) override { return count(); }
-    bool number_unsigned(number_unsigned_t) override { return count(); }
-    bool number_float(number_float_t, const string_t&) override { return count(); }
-    bool string(string_t&) override { return count(); }
-    bool binary(binary_t&) override { return count(); }
-    bool key(string_t&) override { return true; }
-    bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception&) override {
-        faultAt = position;
-        return false;
-    }
-};
 
 std::string rangeText(double low, double high) {
     return fmt::format("{} to {}", low, high);
@@ -59,13 +29,16 @@ std::optional<double> doubleOf(const PythonValue& value) {
 }  // namespace
 
 PythonValue parseBody(std::string_view body) {
-    BodyCheck check;
-    if (!nlohmann::json::sax_parse(body.begin(), body.end(), &check)) {
-        if (check.depth > kMaxBodyDepth)
+    const JsonFault fault = checkJson(body, {kMaxBodyDepth, kMaxBodyValues});
+    switch (fault.kind) {
+        case JsonFault::Kind::None:
+            break;
+        case JsonFault::Kind::NoJson:
+            throw invalidRequest("", "the body is not valid JSON: fault at byte {} of {}", fault.at, body.size());
+        case JsonFault::Kind::TooDeep:
             throw invalidRequest("", "the body is JSON nested deeper than {} levels", kMaxBodyDepth);
-        if (check.nValues > kMaxBodyValues)
+        case JsonFault::Kind::TooManyValues:
             throw invalidRequest("", "the body is JSON of more than {} values", kMaxBodyValues);
-        throw invalidRequest("", "the body is not valid JSON: fault at byte {} of {}", check.faultAt, body.size());
     }
     PythonValue value = parseJson(body, "the body");
     if (!value.isObject()) throw invalidRequest("", "the body is {}, must be a JSON object", shown(value));

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <utility>
@@ -10,6 +12,24 @@ namespace dllama {
 
 /// Deeper than any document of ours; what copies, prints or destroys a document goes down level by level.
 constexpr int kMaxJsonDepth = 64;
+
+struct JsonLimits {
+    int depth = kMaxJsonDepth;
+    size_t values = std::numeric_limits<size_t>::max();  ///< objects, lists, texts, numbers and words together
+};
+
+/// What is wrong with a text, as a condition: true if anything is.
+struct JsonFault {
+    enum class Kind { None, NoJson, TooDeep, TooManyValues };
+
+    Kind kind = Kind::None;
+    size_t at = 0;  ///< the byte (NoJson), counted from 1; the text's size where it ends too early
+
+    explicit operator bool() const { return kind != Kind::None; }
+};
+
+/// Reads the text once and builds nothing, so that what it costs does not depend on what it holds.
+JsonFault checkJson(std::string_view text, JsonLimits limits);
 
 /// Parses JSON that a file or a peer wrote: all of it goes through here. A discarded value (is_discarded()) if the text
 /// is not valid JSON, or nested deeper than kMaxJsonDepth, which is found out before anything is built.

@@ -99,6 +99,20 @@ class Hostile : public testing::Test {
         if (secret) o.secret = Secret::parse(kSecret, "test");
         return o;
     }
+    /// What a root says to the only worker beside it.
+    ClusterSetup goodSetup(const Address& worker) const {
+        ModelFile file(path);
+        const Architecture arch = makeArchitecture(file.config());
+        ClusterSetup setup;
+        describeModel(file, arch, setup);
+        setup.nodes = {{1.0}, {1.0}};
+        setup.numbers = {0, 1};
+        setup.addresses = {"", worker.text()};
+        setup.limits.maxPositions = 64;
+        setup.limits.nKvBlocks = 2;
+        setup.planHash = makeShardPlan(arch, setup.nodes).hash();
+        return setup;
+    }
     void expectServes(WorkerThread& worker, bool secret) {
         RootUnderTest root(path, optionsFor(worker.address(), secret));
         EXPECT_EQ(root.greedy(prompt, 20), expected);
@@ -316,16 +330,7 @@ struct FakeRoot {
 
 TEST_F(Hostile, DamagedSetups) {
     WorkerThread worker;
-    ModelFile file(path);
-    const Architecture arch = makeArchitecture(file.config());
-    ClusterSetup setup;
-    describeModel(file, arch, setup);
-    setup.nodes = {{1.0}, {1.0}};
-    setup.numbers = {0, 1};
-    setup.addresses = {"", worker.address().text()};
-    setup.limits.maxPositions = 64;
-    setup.limits.nKvBlocks = 2;
-    setup.planHash = makeShardPlan(arch, setup.nodes).hash();
+    const ClusterSetup setup = goodSetup(worker.address());
     const std::string good = setupToJson(setup);
     const auto edited = [&](const char* pointer, const nlohmann::json& value) {
         nlohmann::json document = nlohmann::json::parse(good);
@@ -387,16 +392,7 @@ TEST_F(Hostile, DamagedSetups) {
 /// Setups that differ from a good one in one number or word: refused in one line each, whatever it is.
 TEST_F(Hostile, SetupsOfAnyNumber) {
     WorkerThread worker;
-    ModelFile file(path);
-    ClusterSetup setup;
-    const Architecture arch = makeArchitecture(file.config());
-    describeModel(file, arch, setup);
-    setup.nodes = {{1.0}, {1.0}};
-    setup.numbers = {0, 1};
-    setup.addresses = {"", worker.address().text()};
-    setup.limits.maxPositions = 64;
-    setup.limits.nKvBlocks = 2;
-    setup.planHash = makeShardPlan(arch, setup.nodes).hash();
+    const ClusterSetup setup = goodSetup(worker.address());
     nlohmann::json document = nlohmann::json::parse(setupToJson(setup));
     const nlohmann::json config = nlohmann::json::parse(document["config"].get<std::string>());
     std::vector<std::string> setups;
@@ -438,16 +434,8 @@ TEST_F(Hostile, MemoryLimitHoldsWhereTheMemoryIs) {
     small.memoryLimit = 64 << 10;
     WorkerThread worker(std::move(small));
     FakeRoot root(worker);
-    ModelFile file(path);
-    ClusterSetup setup;
-    const Architecture arch = makeArchitecture(file.config());
-    describeModel(file, arch, setup);
-    setup.nodes = {{1.0}, {1.0}};
-    setup.numbers = {0, 1};
-    setup.addresses = {"", worker.address().text()};
-    setup.limits.maxPositions = 64;
+    ClusterSetup setup = goodSetup(worker.address());
     setup.limits.nKvBlocks = 1 << 12;
-    setup.planHash = makeShardPlan(arch, setup.nodes).hash();
     sendFrame(*root.data, FakeRoot::kSession, FrameType::Setup, setupToJson(setup), after(seconds(5)));
     EXPECT_TRUE(worker.lines.waitFor("this worker has 0")) << worker.lines.all();
 }
