@@ -91,7 +91,8 @@ int runApi(const ApiOptions& options) {
     const std::string scheme = options.tlsCertificate.empty() ? "http" : "https";
     const std::string host = options.host.find(':') == std::string::npos ? options.host : "[" + options.host + "]";
     server.run([&](ApiServer::Host& serving) {
-        Session session(options.model, {.maxOutputs = options.nParallel, .nContexts = options.nParallel});
+        Session session(options.model,
+                        {.maxOutputs = options.nParallel, .nContexts = options.nParallel, .ownPort = server.port()});
         ServedModel model = servedModel(options, session);
         fmt::print("⭐ Chat template: {}\n", chatFormatName(model.format));
         const std::string name = printable(model.names[0]);
@@ -99,6 +100,7 @@ int runApi(const ApiOptions& options) {
             fmt::print("🌐 {} at {}://{}:{}\n", name, scheme, host, server.port());
             flushOutput();
         });
+        session.finish();
     });
     return 0;
 }

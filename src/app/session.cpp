@@ -116,7 +116,7 @@ Session::Session(const ModelOptions& options, const SessionNeeds& needs)
     if (options.cluster.workers.empty() && devices.size() == 1)
         startAlone(limits, needs.status);
     else
-        startCluster(options, devices, limits, needs.status);
+        startCluster(options, devices, limits, needs);
     fmt::print(needs.status, "💿 Weights loaded\n");
     std::fflush(needs.status);
     engine_ = std::make_unique<Engine>(arch_, embeddings_, *forward_);
@@ -140,9 +140,11 @@ void Session::startAlone(const DecoderLimits& limits, std::FILE* status) {
 
 /// The first device is the root's; each of the others is a rank in this process, before the workers elsewhere.
 void Session::startCluster(const ModelOptions& options, const std::vector<Device>& devices, const DecoderLimits& limits,
-                           std::FILE* status) {
+                           const SessionNeeds& needs) {
+    std::FILE* status = needs.status;
     ClusterOptions clusterFlags = clusterOptions(options, devices[0], pool_, status);
     clusterFlags.hooks = {trace_.get(), dump_};
+    clusterFlags.ownPort = needs.ownPort;
     if (devices.size() > 1) {
         localWorkers_ = std::make_unique<LocalWorkers>(std::vector(devices.begin() + 1, devices.end()), paths_.model,
                                                        clusterFlags.secret, pool_.nThreads(),

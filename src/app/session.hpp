@@ -46,6 +46,8 @@ struct SessionNeeds {
     /// Positions the command will use at least; 0: unknown.
     int positions = 0;
     bool tokenizer = true;
+    /// The port that this program itself listens on, which no worker can be at; 0: none.
+    int ownPort = 0;
     /// Where the residual behind each layer goes; null: nowhere. It must outlive the session.
     LayerDump* dump = nullptr;
     /// Where state is told: stdout as distributed-llama does, or stderr where stdout carries data.
@@ -80,7 +82,7 @@ class Session {
   private:
     void startAlone(const DecoderLimits& limits, std::FILE* status);
     void startCluster(const ModelOptions& options, const std::vector<Device>& devices, const DecoderLimits& limits,
-                      std::FILE* status);
+                      const SessionNeeds& needs);
     DecoderLimits chooseLimits(const ModelOptions& options, const SessionNeeds& needs) const;
     void printModel(std::FILE* status) const;
 

@@ -21,7 +21,8 @@ constexpr const char* kNotNumbers = "the model's logits are not numbers: the wei
 }  // namespace
 
 void checkSamplingParams(const SamplingParams& p) {
-    const auto within = [](const char* name, double value, double low, double high) {
+    // Limits of the value's own type: 0.01f is below 0.01.
+    const auto within = [](const char* name, auto value, decltype(value) low, decltype(value) high) {
         if (!(value >= low && value <= high))
             throw ConfigError("{} is {}, must be from {} to {}", name, value, low, high);
     };

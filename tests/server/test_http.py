@@ -2,9 +2,11 @@
 
 import concurrent.futures
 import json
+import socket
+import subprocess
 
 import pytest
-from serving import STORY, chat_body, serving
+from serving import DEMO, PROGRAM, STORY, chat_body, serving
 
 
 def test_health_models_props_slots(server):
@@ -130,3 +132,13 @@ def test_what_is_no_http_is_turned_away(server, junk):
         except ConnectionResetError:
             pass
     assert server.json("GET", "/health")[0] == 200
+
+
+def test_the_server_is_no_worker_of_its_own():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    flags = ["--port", port, "--workers", f"127.0.0.1:{port}", "--nthreads", "1"]
+    result = subprocess.run([PROGRAM, *DEMO, *flags], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert f"worker 127.0.0.1:{port} is the port that this program itself listens on" in result.stderr

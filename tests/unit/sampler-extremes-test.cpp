@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backend/backend.hpp"
+#include "base/errors.hpp"
 #include "engine/sampler.hpp"
 
 namespace dllama {
@@ -93,5 +94,11 @@ TEST(SamplerExtremes, PenaltiesOfAnySizeKeepToTheVocabulary) {
 }
 
 }  // namespace
+
+TEST(SamplerExtremes, LimitsAreAllowedAndWhatIsBeyondIsNot) {
+    for (const float penalty : {0.01f, 100.0f}) checkSamplingParams({.repetitionPenalty = penalty});
+    EXPECT_THROW(checkSamplingParams({.repetitionPenalty = 0.0099f}), ConfigError);
+    EXPECT_THROW(checkSamplingParams({.repetitionPenalty = 100.1f}), ConfigError);
+}
 
 }  // namespace dllama
