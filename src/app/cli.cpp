@@ -176,7 +176,7 @@ void addChat(CLI::App& app, int& exitCode) {
 }
 
 void addApi(CLI::App& app, int& exitCode) {
-    CLI::App* command = app.add_subcommand("api", "Serve OpenAI's and Anthropic's APIs over HTTP");
+    CLI::App* command = app.add_subcommand("api", "Serve OpenAI's chat completions and completions over HTTP");
     const auto o = std::make_shared<ApiOptions>();
     addModelFlags(*command, o->model);
     command->add_option("--host", o->host, "Address to listen on; 0.0.0.0: all of this machine's")

@@ -16,8 +16,7 @@ namespace dllama::grammar {
 ///   so; behind prefixItems nothing comes unless `items` says so;
 /// - white space and numbers are bounded (JsonRules), strings of enum, const, pattern and names have one spelling;
 /// - without "type", keywords tell the types.
-/// docs/structured-output.md lists the keywords. Throws ConfigError with the keyword's JSON pointer for what cannot be
-/// honoured.
+/// Throws ConfigError with the keyword's JSON pointer for what cannot be honoured.
 class SchemaCompiler {
   public:
     /// `root`: the document that references are relative to. It and the rules must outlive this.

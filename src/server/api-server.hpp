@@ -25,7 +25,7 @@ struct ApiServerOptions {
     std::chrono::seconds drainTime{30};
 };
 
-/// The model behind an HTTP server that speaks OpenAI's and Anthropic's APIs.
+/// The model behind an HTTP server that speaks OpenAI's chat completions and completions.
 class ApiServer {
   public:
     /// Listens; until the model is there /health says 503. Throws ConfigError like HttpServer.

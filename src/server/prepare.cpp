@@ -43,6 +43,18 @@ PreparedPrompt preparePrompt(const api::Prompt& from, const api::GenerationReque
     return prompt;
 }
 
+/// What a client may ask for and would not get: it is told rather than given something else.
+void refuseWhatIsNotDone(const api::GenerationRequest& request) {
+    using Choice = api::ToolUse::Choice;
+    if (request.format.kind != api::ResponseFormat::Kind::Text)
+        throw api::invalidRequest("response_format", "response_format: this server does not enforce it, only text");
+    if (request.tools.choice == Choice::Required || request.tools.choice == Choice::Named)
+        throw api::invalidRequest("tool_choice", "tool_choice: this server enforces no call, only auto and none");
+    if (request.reasoningBudget)
+        throw api::invalidRequest("thinking_budget", "this server does not limit the tokens of thinking");
+    if (request.echo) throw api::invalidRequest("echo", "echo is true: this server does not repeat the prompt");
+}
+
 SamplingParams samplingOf(const api::SamplingFields& fields, SamplingParams sampling) {
     if (fields.temperature) sampling.temperature = *fields.temperature;
     if (fields.topP) sampling.topP = *fields.topP;
@@ -60,6 +72,7 @@ SamplingParams samplingOf(const api::SamplingFields& fields, SamplingParams samp
 
 PreparedRequest prepareRequest(api::GenerationRequest request, const ServedModel& model) {
     if (!isServed(model, request.model)) throw api::modelNotFound(request.model);
+    refuseWhatIsNotDone(request);
     PreparedRequest prepared;
     try {
         for (const api::Prompt& prompt : request.prompts) {

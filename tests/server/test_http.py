@@ -8,6 +8,9 @@ import subprocess
 import pytest
 from serving import DEMO, PROGRAM, STORY, chat_body, serving
 
+TOOL = {"type": "function", "function": {"name": "light", "parameters": {"type": "object", "properties": {}}}}
+JSON = {"type": "json_object"}
+
 
 def test_health_models_props_slots(server):
     assert server.json("GET", "/health") == (200, {"status": "ok"})
@@ -44,6 +47,10 @@ def test_tokenize_and_back(server):
         ("POST", "/v1/chat/completions", "[" * 100000, 400, "invalid_request_error"),
         ("POST", "/v1/chat/completions", chat_body(temperature="hot"), 400, "invalid_request_error"),
         ("POST", "/v1/chat/completions", chat_body(model="gpt-4"), 404, "invalid_request_error"),
+        ("POST", "/v1/chat/completions", chat_body(response_format=JSON), 400, "invalid_request_error"),
+        ("POST", "/v1/chat/completions", chat_body(tools=[TOOL], tool_choice="required"), 400, "invalid_request_error"),
+        ("POST", "/v1/chat/completions", chat_body(thinking_budget=8), 400, "invalid_request_error"),
+        ("POST", "/v1/completions", {"prompt": "Once", "echo": True}, 400, "invalid_request_error"),
         ("GET", "/v1/models/gpt-4", None, 404, "invalid_request_error"),
         ("POST", "/v1/embeddings", {"input": "x"}, 501, "not_supported_error"),
         ("POST", "/tokenize", {"content": 5}, 400, "invalid_request_error"),
