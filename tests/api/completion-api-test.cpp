@@ -59,7 +59,7 @@ TEST(CompletionReader, RefusesByName) {
     };
     for (const auto& [fields, message] : refusals) {
         SCOPED_TRACE(fields);
-        EXPECT_STREQ(errorOf([&] { read(fields); }).what(), message);
+        EXPECT_STREQ(errorOf([&fields = fields] { read(fields); }).what(), message);
     }
 }
 
