@@ -69,9 +69,9 @@ TEST_F(SharedCache, ManyWorkersReceiveTheSameSlices) {
         std::vector<std::vector<int>> answers(n);
         std::vector<std::thread> roots;
         for (int i = 0; i < n; i++)
-            roots.emplace_back([&, i] {
+            roots.emplace_back([&, i, worker = workers[i]->address()] {
                 try {
-                    answers[i] = answer({workers[i]->address()});
+                    answers[i] = answer({worker});
                 } catch (const std::exception& error) {
                     ADD_FAILURE() << "round " << round << ": " << error.what();
                 }
